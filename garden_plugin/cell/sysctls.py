@@ -1,0 +1,88 @@
+"""What must a kernel setting be? Read before write: a second look changes nothing, and a foreign hand is seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+ROOT = "/proc/sys/net/"
+
+
+def read(name: str) -> str | None:
+    """The value of `ipv4/ip_forward`, or None where this kernel has no such setting (a module not loaded yet)."""
+    try:
+        with open(ROOT + name, encoding="ascii") as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        return None
+
+
+def ensure(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Make them so, in the network namespace of the calling thread. What was otherwise, with its old value; settings
+    that this kernel has not are left out."""
+    changed = {}
+    for name, value in wanted.items():
+        before = read(name)
+        if before is None or before == value:
+            continue
+        with open(ROOT + name, "w", encoding="ascii") as file:
+            file.write(value)
+        changed[name] = before
+    return changed
+
+
+def ensure_forwarding() -> dict[str, str]:
+    """A cell forwards for its workloads, and judges where a packet came from by the route that its mark leads to."""
+    return ensure(
+        {
+            "ipv4/ip_forward": "1",
+            "ipv6/conf/all/forwarding": "1",
+            "ipv4/conf/all/src_valid_mark": "1",  # or a reverse path check would look into the main table: black hole
+            "ipv4/conf/all/send_redirects": "0",  # two workloads behind one cell are no neighbours of each other
+            **_reverse_path_per_device(),
+            "netfilter/nf_conntrack_tcp_loose": "0",  # a flow that was cut must not come back as its own reply
+        }
+    )
+
+
+def _reverse_path_per_device() -> dict[str, str]:
+    """The effective check is the stricter of `all` and the device. Ours are checked by the firewall instead, and a
+    VM's ARP request arrives unmarked, so `all` has to be 0; every other device keeps what it had by its own value."""
+    common = read("ipv4/conf/all/rp_filter")
+    if common in (None, "0"):
+        return {}
+    devices = {}
+    for device in os.listdir(ROOT + "ipv4/conf"):
+        own = read(f"ipv4/conf/{device}/rp_filter")
+        if device not in ("all", "default") and own is not None:
+            devices[f"ipv4/conf/{device}/rp_filter"] = str(max(int(own), int(common or 0)))
+    return devices | {"ipv4/conf/default/rp_filter": str(common), "ipv4/conf/all/rp_filter": "0"}
+
+
+def ensure_workload_device(device: str, *, ipv6: bool, proxy_arp: bool) -> dict[str, str]:
+    """The host end of a workload's link."""
+    wanted = {
+        f"ipv4/conf/{device}/rp_filter": "0",
+        f"ipv4/conf/{device}/send_redirects": "0",
+        f"ipv4/conf/{device}/forwarding": "1",
+        f"ipv6/conf/{device}/accept_ra": "0",
+    }
+    if ipv6:
+        wanted[f"ipv6/conf/{device}/disable_ipv6"] = "0"
+        wanted[f"ipv6/conf/{device}/forwarding"] = "1"
+    if proxy_arp:
+        wanted |= {f"ipv4/conf/{device}/proxy_arp": "1", f"ipv4/neigh/{device}/proxy_delay": "0"}
+    return ensure(wanted)
+
+
+def ensure_container(interfaces: tuple[str, ...], *, ipv6: bool) -> dict[str, str]:
+    """Inside a container: no address but the leased ones, no router but ours, no IPv6 where none was leased.
+    `default` is among the interfaces before the real one exists, so that it is born right and never chatters."""
+    wanted: dict[str, str] = {}
+    for interface in interfaces:
+        wanted |= {
+            f"ipv6/conf/{interface}/accept_ra": "0",
+            f"ipv6/conf/{interface}/addr_gen_mode": "1",
+            f"ipv6/conf/{interface}/disable_ipv6": "0" if ipv6 else "1",
+        }
+    return ensure(wanted)

@@ -1,0 +1,404 @@
+"""How is one cell's part of the network kept true in its kernel?
+
+converge: render (firewall, links) ─> diff against what we believe ─> fill ─> re-stamp ─> retire ─> links
+open, any failure, any foreign change: what we believe is what is there (observe)
+
+All kernel work happens in one worker thread; the event loop only waits. Elements are there before the link that needs
+them, and gone before it goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from egress.topology import Topology
+from egress.values import Refused, Unavailable, pack
+from garden_plugin.cell import sysctls
+from garden_plugin.cell.netlink import Netlink
+from garden_plugin.cell.netlink_watch import NetlinkWatch
+from garden_plugin.cell.nft_answers import Counted
+from garden_plugin.cell.nft_sets import device
+from garden_plugin.cell.nft_watch import Watch
+from garden_plugin.dataplane import plan
+from garden_plugin.dataplane.base import Change, Item, Key, LogicalNetwork, Plan
+from garden_plugin.dataplane.cell import LocalPort, LocalState
+from garden_plugin.dataplane.linux import arp, conntrack, firewall, harm, links, revocation
+from garden_plugin.dataplane.linux.arp import ArpItem
+from garden_plugin.dataplane.linux.conntrack import Conntrack, Restamped, Suspects
+from garden_plugin.dataplane.linux.firewall import Firewall, port_elements
+from garden_plugin.dataplane.linux.items import ChainItem, SetItem
+from garden_plugin.dataplane.linux.revocation import Ranged
+from garden_plugin.dataplane.linux.skeleton import SETS
+from garden_plugin.dataplane.linux.table import Table
+from garden_plugin.settings import AgentConfig
+from policy_sync.ruleset import Decider, Ruleset
+
+T = TypeVar("T")
+_SETTLE_SECONDS = 0.05
+_RETRY_SECONDS = 0.5
+_REFUSED_SECONDS = 5.0
+"""Between attempts at what could not be made, besides those that a converge or a new device brings."""
+
+
+def _nobody_listens(what: str) -> None:
+    pass
+
+
+class LinuxDataplane:
+    """`netns`: descriptor of the namespace to work in; None for the process's own."""
+
+    def __init__(self, config: AgentConfig, netns: int | None = None) -> None:
+        self.drifted: Callable[[str], None] = _nobody_listens
+        self.refused: Mapping[Key, Refused] = {}
+        """What could not be made at the last converge; tried again at the next."""
+        self._config = config
+        self._netns = netns
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="linux-dataplane")
+        self._firewall = Firewall()
+        self._believed: dict[Key, Item] | None = None
+        self._judged: Ruleset | None = None
+        """What every live connection was last judged by; None after a start, when the kernel is believed."""
+        self._unjudged = False
+        """Rules were put in force anew, and nobody knows what was before."""
+        self._ranged = Ranged()
+        self._dead: set[int] = set()
+        """Ids that died, and whose connections were not looked for since."""
+        self._links: tuple[tuple[Topology, LocalState], dict[Key, Item]] | None = None
+        self._last: tuple[LogicalNetwork | None, LocalState] | None = None
+        self._network: LogicalNetwork | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._foreign = asyncio.Event()
+        self._open = False
+
+    # --- the protocol -------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await self._run(self._enter)
+        self._open = True
+        self._listen()
+        for work in (self._heal_when_touched(), self._look_again(), self._try_refused_again()):
+            task = asyncio.create_task(work)
+            self._tasks.add(task)
+
+    async def converge(self, network: LogicalNetwork | None, local: LocalState) -> None:
+        self._last = (network, local)
+        await self._run(partial(self._converge, network, local))
+        if self._dead:
+            task = asyncio.create_task(self._tidy())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _tidy(self) -> None:
+        with contextlib.suppress(Unavailable):  # the ids stay noted until the next time
+            await self._run(self._look_behind)
+
+    async def detach(self, ports: Sequence[LocalPort]) -> None:
+        if ports:
+            await self._run(partial(self._detach, ports))
+
+    async def addresses(self) -> tuple[str, ...]:
+        return await self._run(self._addresses)
+
+    async def close(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._stop_listening()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._run(self._leave)
+        self._worker.shutdown()
+
+    async def counters(self) -> dict[int, Counted]:
+        """Rule id → packets and bytes of what it admitted, or refused."""
+        return await self._run(self._counters)
+
+    async def _run(self, act: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, act)
+        except OSError as failed:
+            raise Unavailable(f"the kernel refused: {failed}") from failed
+
+    # --- in the worker ------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> None:
+        self._netlink = Netlink(self._netns)
+        self._netlink.inside(sysctls.ensure_forwarding)
+        self._table = Table(self._netlink.inside)
+        self._conntrack = self._netlink.inside(Conntrack)
+        self._watch = self._netlink.inside(Watch)
+        self._netlink_watch = self._netlink.inside(NetlinkWatch)
+
+    def _leave(self) -> None:
+        for opened in (self._netlink_watch, self._watch, self._conntrack, self._table, self._netlink):
+            opened.close()
+
+    def _converge(self, network: LogicalNetwork | None, local: LocalState) -> Plan:
+        """Answers what had to be done."""
+        try:
+            if network is None and self._network is not None:
+                network = self._network
+            wanted = self._render(network, local) if network is not None else self._unheard(local)
+            if self._believed is None:
+                self._observe(wanted)
+            todo = plan.diff(self._believed or {}, wanted)
+            self._apply(todo, wanted, None if network is None else network.ruleset)
+            self._network = network
+        except BaseException:
+            self._believed = None
+            raise
+        return todo
+
+    def _render(self, network: LogicalNetwork, local: LocalState) -> dict[Key, Item]:
+        vms = firewall.vms_here(network.topology.ports, local)
+        return {
+            **self._firewall.render(network, local),
+            **arp.render(name for name, _ in vms),
+            **self._render_links(network.topology, local),
+        }
+
+    def _render_links(self, topology: Topology, local: LocalState) -> dict[Key, Item]:
+        """Most changes concern rules alone."""
+        if self._links is None or self._links[0] != (topology, local):
+            self._links = ((topology, local), links.render(topology, local))
+        return self._links[1]
+
+    def _unheard(self, local: LocalState) -> dict[Key, Item]:
+        """What is in force, with isolated ports added and absent ports removed: nobody told us the rest yet."""
+        fresh = self._render(LogicalNetwork(), replace(local, ports=_isolated(local)))
+        if self._believed is None:
+            self._observe(fresh)
+        believed = self._believed or {}
+        kept = {key: item for key, item in believed.items() if not _absent(item, local)}
+        present = {port.device for port in local.ports.values()}
+        for key, item in fresh.items():
+            held = kept.get(key)
+            if isinstance(item, SetItem) and isinstance(held, SetItem):
+                stay = {key: data for key, data in held.elements.items() if not _of_absent(held.name, key, present)}
+                if item.name in ("uplinks", "vm_ports"):
+                    stay = dict(held.elements)
+                kept[key] = SetItem(item.name, item.shape, {**stay, **item.elements})
+            elif held is None:
+                kept[key] = item
+        return kept
+
+    def _observe(self, wanted: Mapping[Key, Item]) -> None:
+        table = self._table.observe(wanted)
+        if table is None:
+            self._table.replace(wanted.values())
+            self._unjudged = True
+            table = {key: item for key, item in wanted.items() if isinstance(item, _OF_FIREWALL)}
+        self._believed = {**table, **links.observe(self._netlink)}
+
+    def _apply(self, todo: Plan, wanted: dict[Key, Item], ruleset: Ruleset | None) -> None:
+        ours = [change for change in todo.changes if _of_firewall(change)]
+        self._table.fill(ours)
+        if ruleset is not None and (ours or self._judged is not ruleset):
+            self._rejudge(ruleset, ours)
+        refused = dict(links.apply(self._netlink, (change for change in todo.changes if not _of_firewall(change))))
+        self._conntrack.forget(_addresses_gone(todo.changes))
+        self._believed = {key: item for key, item in wanted.items() if key not in refused}
+        self.refused = refused
+
+    def _rejudge(self, ruleset: Ruleset, changes: Sequence[Change]) -> Restamped:
+        """Rules are in, dead ids still live: so a connection that another rule allows never stops."""
+        if self._unjudged or (self._judged is None and changes):
+            suspects = Suspects(everything=True)
+        else:
+            suspects = conntrack.suspects(self._judged or ruleset, ruleset)
+        outcome = Restamped()
+        ranged = self._ranged.of(ruleset.policies)  # each time: two changes at once would have to be compared
+        if suspects:
+            judge = Decider(ruleset, ranged).decide
+            doomed = revocation.hopeless(self._judged or ruleset, ruleset, suspects, judge)
+            if pressing := replace(suspects, marks=suspects.marks - doomed):
+                outcome = conntrack.restamp(self._conntrack, pressing, judge)
+        self._table.retire(changes)
+        self._dead |= suspects.marks
+        self._judged, self._unjudged = ruleset, False
+        return outcome
+
+    def _look_behind(self) -> None:
+        """Connections that carry a dead id still: what nothing could take over, and what slipped in while we looked.
+        They are cut or judged anew at their next packet; so this is not waited for."""
+        if self._dead and self._judged is not None:
+            judge = Decider(self._judged, self._ranged.of(self._judged.policies)).decide
+            conntrack.restamp(self._conntrack, Suspects(marks=frozenset(self._dead)), judge)
+        self._dead.clear()
+
+    def _detach(self, ports: Sequence[LocalPort]) -> None:
+        try:
+            if self._believed is None:
+                self._observe({} if self._last is None else self._wanted_last())
+            believed = dict(self._believed or {})
+            present = {item.device for item in believed.values() if isinstance(item, links.PortItem)}
+            present -= {port.device for port in ports}
+            addresses = {address for port in ports for address in port.addresses}
+            doomed = {(where, key) for port in ports for where, key in port_elements(port.device, port.addresses)}
+            packed = [pack(address) for address in addresses]
+            changes: list[Change] = []
+            for key, item in list(believed.items()):
+                if isinstance(item, SetItem) and item.name in _LOCAL:
+                    left = {
+                        key: data
+                        for key, data in item.elements.items()
+                        if (item.name, key) not in doomed and not _names(item.name, key, data, packed)
+                    }
+                    if len(left) != len(item.elements):
+                        believed[key] = SetItem(item.name, item.shape, left)
+                        changes.append(Change(key, item, believed[key]))
+                elif isinstance(item, links.RouteItem) and item.address in addresses:
+                    changes.append(Change(key, believed.pop(key), None))
+            for port in ports:
+                key = ("port", port.device)
+                made = believed.pop(key, None) or links.PortItem(port.device, port.addresses, handle=port.handle)
+                changes.append(Change(key, made, None))
+            self._table.fill(change for change in changes if _of_firewall(change))
+            links.apply(self._netlink, (change for change in changes if not _of_firewall(change)))
+            self._conntrack.forget(addresses)
+            self._believed = believed
+        except BaseException:
+            self._believed = None
+            raise
+
+    def _wanted_last(self) -> dict[Key, Item]:
+        assert self._last is not None
+        network, local = self._last
+        return self._render(network or LogicalNetwork(), local)
+
+    def _addresses(self) -> tuple[str, ...]:
+        found = (address.address for address in self._netlink.addresses())
+        return tuple(dict.fromkeys(address for address in found if not address.startswith(("127.", "fe80:", "::1"))))
+
+    def _counters(self) -> dict[int, Counted]:
+        nft = self._table.nft
+        found = {**nft.counters("refused"), **nft.counters("live")}
+        return {int.from_bytes(key, "little"): counted for key, counted in found.items()}
+
+    # --- drift --------------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        for watch in (self._watch, self._netlink_watch):
+            asyncio.get_running_loop().add_reader(watch.fileno(), self._foreign.set)
+
+    def _stop_listening(self) -> None:
+        for watch in (self._watch, self._netlink_watch):
+            asyncio.get_running_loop().remove_reader(watch.fileno())
+
+    async def _heal_when_touched(self) -> None:
+        while True:
+            await self._foreign.wait()
+            self._foreign.clear()
+            self._stop_listening()
+            await asyncio.sleep(_SETTLE_SECONDS)
+            try:
+                if await self._run(self._touched):
+                    await self._look()
+            except Unavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+                self._foreign.set()
+            if self._open:
+                self._listen()
+
+    def _touched(self) -> bool:
+        """In the worker: while it runs, everything that we did has been told."""
+        nft = self._watch.heard() - self._table.own_ports
+        held = harm.done(self._netlink_watch.heard(), self._netlink, self._believed or {}, self.refused)
+        if nft or held:
+            self._believed = None
+        return self._believed is None
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.resync_seconds)
+            await self._run(self._forget_belief)
+            try:
+                await self._look()
+            except Unavailable:
+                continue
+
+    async def _try_refused_again(self) -> None:
+        while True:
+            await asyncio.sleep(_REFUSED_SECONDS)
+            if self.refused and self._last is not None:
+                with contextlib.suppress(Unavailable):  # the next attempt finds out what is there
+                    await self._run(partial(self._converge, *self._last))
+
+    def _forget_belief(self) -> None:
+        self._believed = None
+
+    async def _look(self) -> None:
+        if self._last is None:
+            return
+        done = await self._run(self._heal)
+        if done:
+            self.drifted(done)
+
+    def _heal(self) -> str:
+        """What was not as we left it, in words; it is now."""
+        assert self._last is not None
+        network, local = self._last
+        if network is None:
+            network = self._network
+        known = self.refused.keys()
+        settings = self._netlink.inside(sysctls.ensure_forwarding)
+        replaced = self._table.observe({}) is None
+        done = self._converge(network, local)
+        if replaced:
+            return "the table was gone or touched; it was made anew"
+        healed = Plan(tuple(change for change in done.changes if change.key not in known))
+        said = [f"~ {name}: was {value}" for name, value in settings.items()]
+        return "\n".join([*said, *([plan.describe(healed)] if healed else [])])
+
+
+_OF_FIREWALL = (SetItem, ChainItem, ArpItem)
+_LOCAL = {f"{name}{n}" for name in ("port_src", "workload", "netin", "netin_ok", "hairpin") for n in (4, 6)}
+
+
+def _names(name: str, key: bytes, data: bytes | None, addresses: Iterable[bytes]) -> bool:
+    """Whether an element of a mapped port concerns one of the addresses."""
+    if name.startswith("netin"):
+        where = key if data is None else data
+        return any(where.startswith(address) and len(where) == len(address) + 4 for address in addresses)
+    return name.startswith("hairpin") and any(key == address + address for address in addresses)
+
+
+def _of_firewall(change: Change) -> bool:
+    return isinstance(change.before, _OF_FIREWALL) or isinstance(change.after, _OF_FIREWALL)
+
+
+def _isolated(local: LocalState) -> dict[str, LocalPort]:
+    return {name: port for name, port in local.ports.items() if port.isolated}
+
+
+def _absent(item: Item, local: LocalState) -> bool:
+    present = {port.device for port in local.ports.values()}
+    if isinstance(item, links.PortItem):
+        return item.device not in present
+    return isinstance(item, links.RouteItem) and bool(item.mac) and item.device not in present
+
+
+def _of_absent(name: str, key: bytes, present: set[str]) -> bool:
+    if not name.startswith("port_src"):
+        return False
+    whose = key[:16].rstrip(b"\0").decode()
+    return whose.startswith("cf-") and whose not in present and device(whose) == key[:16]
+
+
+def _addresses_gone(changes: Iterable[Change]) -> list[str]:
+    """Of workloads that left: their connections must not wait for the next holder."""
+    return [
+        change.before.address
+        for change in changes
+        if isinstance(change.before, links.RouteItem) and change.after is None
+    ]
+
+
+assert SETS.keys() >= _LOCAL

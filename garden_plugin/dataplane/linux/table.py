@@ -1,0 +1,234 @@
+"""How does the firewall get into the kernel, and what of it is there?
+
+replace (table missing, or of another version): frame, sets, chains, elements in one `nft` transaction
+fill     1. static sets: additions, and removals but from `live` (netlink)    2. sets and chains of rules (one `nft`
+         transaction where a chain changes; else netlink)    3. jumps to profiles, what is not needed any more
+retire   after live connections were re-stamped: dead ids leave `live`
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from egress.values import Unavailable
+from garden_plugin.cell import nft
+from garden_plugin.cell.nft import Nft, Operation, Rejected
+from garden_plugin.cell.nft_answers import RuleSeen
+from garden_plugin.cell.nft_sets import TABLE, Elements, Shape, add_text
+from garden_plugin.dataplane import owner
+from garden_plugin.dataplane.base import Change, Item, Key
+from garden_plugin.dataplane.grown import touched
+from garden_plugin.dataplane.linux import arp, skeleton
+from garden_plugin.dataplane.linux.arp import ArpItem, Neighbours
+from garden_plugin.dataplane.linux.items import ChainItem, Line, SetItem
+from garden_plugin.dataplane.linux.skeleton import SETS
+from policy_sync.model import Action
+
+T = TypeVar("T")
+Inside = Callable[[Callable[[], T]], T]
+
+_FOREIGN = Line(Action.PASS, -1)
+"""A chain that holds this is not what we wrote: nobody wants it as it is."""
+
+
+def shape_of(name: str) -> Shape | None:
+    """A set's shape by its name; None for a name that we never gave."""
+    if name in SETS:
+        return SETS[name]
+    if name[-3:] in ("_h4", "_h6", "_i4", "_i6"):
+        return Shape(("ipv4_addr" if name[-1] == "4" else "ipv6_addr",), interval=name[-2] == "i")
+    return None
+
+
+class _Absent:
+    pass
+
+
+_ABSENT = _Absent()
+
+
+class Table:
+    """Our table in one network namespace. Synchronous; used by one thread."""
+
+    def __init__(self, inside: Callable[[Callable[[], object]], object]) -> None:
+        self._inside = inside
+        opened = inside(Nft)
+        assert isinstance(opened, Nft)
+        self.nft = opened
+        self.own_ports = {opened.port}
+        """Netlink ports by which notifications know us: our socket, and every `nft` that we started."""
+        self._neighbours = Neighbours(opened)
+        self._seen: dict[str, tuple[RuleSeen, ...]] = {}
+        """Chains as the kernel showed them after we wrote them."""
+
+    def close(self) -> None:
+        self.nft.close()
+
+    def _run(self, script: str) -> None:
+        pid = self._inside(lambda: nft.run(script))
+        assert isinstance(pid, int)
+        if len(self.own_ports) > 1000:
+            self.own_ports = {self.nft.port}
+        self.own_ports.add(pid)
+
+    # --- what is there ------------------------------------------------------------------------------------------------
+
+    def observe(self, expected: Mapping[Key, Item]) -> dict[Key, Item] | None:
+        """None: there is no table of this version, or its frame was touched. Chains that carry the seal of the expected
+        one, and look as they did when we wrote them, are that one."""
+        for _ in range(20):
+            try:
+                return self._observe(expected)
+            except Rejected as refused:
+                if refused.number not in (errno.EINTR, errno.ENOENT):
+                    raise
+        raise Unavailable("the ruleset changes faster than it can be read")
+
+    def _observe(self, expected: Mapping[Key, Item]) -> dict[Key, Item] | None:
+        if self.nft.table_comment() != skeleton.SCHEMA:
+            return None
+        names, chains = self.nft.set_names(), self.nft.chains()
+        if not names >= SETS.keys():
+            return None
+        items: list[Item] = []
+        for name, rules in chains.items():
+            intact = self._seen.get(name, rules) == rules
+            if name in skeleton.CHAINS and not skeleton.dynamic(name):
+                if not intact or len(rules) != skeleton.rule_count(name):
+                    return None
+                self._seen[name] = rules
+                continue
+            item = expected.get(("chain", name))
+            if intact and isinstance(item, ChainItem) and _sealed(item, rules):
+                self._seen[name] = rules
+                items.append(item)
+            elif rules or not skeleton.dynamic(name):
+                items.append(ChainItem(name, (_FOREIGN,)))
+            else:
+                items.append(ChainItem(name))
+        if not chains.keys() >= skeleton.CHAINS.keys():
+            return None
+        for name in names:
+            shape = shape_of(name) or Shape(("mark",))
+            known = shape_of(name) is not None
+            items.append(SetItem(name, shape, self.nft.elements(name, shape) if known else {}))
+        if (neighbours := self._neighbours.observe()) is not None:
+            items.append(neighbours)
+        return {item.key: item for item in items}
+
+    # --- what to do ---------------------------------------------------------------------------------------------------
+
+    def replace(self, wanted: Iterable[Item]) -> None:
+        """Everything anew, in one transaction. Conntrack is not touched; counters begin again."""
+        self._run(script(wanted))
+        self._seen = self.nft.chains()
+        self._neighbours.written()
+
+    def fill(self, changes: Iterable[Change]) -> None:
+        """All but removals from `live`."""
+        first: list[Operation] = []
+        script: list[str] = []
+        last: list[Operation] = []
+        todo = list(changes)
+        chained = any(isinstance(change.after, ChainItem) for change in todo)
+        doomed_chains: list[Operation] = []
+        doomed_sets: list[Operation] = []
+        for change in todo:
+            before, after = change.before, change.after
+            if isinstance(after, SetItem):
+                held = before if isinstance(before, SetItem) else None
+                if after.name in SETS:
+                    gone, new = delta(held, after)
+                    if after.name == "live":
+                        gone = {}
+                    (last if after.shape.verdict else first).extend(_operations(after.name, after.shape, gone, new))
+                elif chained or held is None:
+                    script.extend(_set_text(held, after))
+                else:
+                    first.extend(_operations(after.name, after.shape, *delta(held, after)))
+            elif isinstance(after, ChainItem):
+                script.append(_chain_text(after))
+            elif isinstance(after, ArpItem) or isinstance(before, ArpItem):
+                script.append(arp.script(after if isinstance(after, ArpItem) else None))
+            elif isinstance(before, ChainItem):
+                doomed_chains.extend(nft.delete_chain(before.name))
+            elif isinstance(before, SetItem):
+                doomed_sets.append(nft.delete_set(before.name))
+        self.nft.commit(first)
+        if script:
+            self._run("\n".join(script) + "\n")
+            changed = {change.after.name for change in todo if isinstance(change.after, ChainItem)}
+            chains = self.nft.chains()
+            self._seen |= {name: chains[name] for name in changed if name in chains}
+            if any(isinstance(change.after, ArpItem) for change in todo):
+                self._neighbours.written()
+        self.nft.commit([*last, *doomed_chains, *doomed_sets])
+
+    def retire(self, changes: Iterable[Change]) -> None:
+        """Dead ids leave `live`: whatever they admitted, and nobody re-stamped, is judged anew or ends."""
+        for change in changes:
+            if isinstance(change.before, SetItem) and isinstance(change.after, SetItem) and change.after.name == "live":
+                gone, _ = delta(change.before, change.after)
+                self.nft.commit(nft.delete_elements("live", change.after.shape, gone))
+
+
+def script(wanted: Iterable[Item]) -> str:
+    """nft commands that put all of it in the place of whatever tables of ours are there."""
+    todo = list(wanted)
+    items = sorted((item for item in todo if isinstance(item, SetItem | ChainItem)), key=lambda item: item.rank)
+    parts = [skeleton.script(), arp.script(next((item for item in todo if isinstance(item, ArpItem)), None))]
+    for item in items:
+        if isinstance(item, ChainItem):
+            parts.append(_chain_text(item))
+        elif item.name in SETS:
+            parts.extend(add_text(item.name, item.shape, item.elements))
+        else:
+            parts.append(str(item))
+    return "\n".join(parts) + "\n"
+
+
+def delta(before: SetItem | None, after: SetItem) -> tuple[Elements, Elements]:
+    """(what has to go, what has to come). Another data under the same key has to go first."""
+    was: Elements = before.elements if before is not None else {}
+    now = after.elements
+    new: dict[bytes, bytes | None] = {}
+    gone: dict[bytes, bytes | None] = {}
+    for key in touched(was, now):
+        there, wanted = was.get(key, _ABSENT), now.get(key, _ABSENT)
+        if there == wanted:
+            continue
+        if not isinstance(there, _Absent):
+            gone[key] = there
+        if not isinstance(wanted, _Absent):
+            new[key] = wanted
+    return gone, new
+
+
+def _operations(name: str, shape: Shape, gone: Elements, new: Elements) -> Iterator[Operation]:
+    yield from nft.delete_elements(name, shape, gone)
+    yield from nft.add_elements(name, shape, new)
+
+
+def _set_text(before: SetItem | None, after: SetItem) -> Iterator[str]:
+    """In the same transaction as the chains: no packet meets an old rule with new addresses, or the other way round."""
+    if before is not None and before.elements == after.elements:
+        return
+    if before is None:
+        yield str(after)
+        return
+    yield f"flush set {TABLE} {after.name}"
+    yield from add_text(after.name, after.shape, after.elements)
+
+
+def _chain_text(item: ChainItem) -> str:
+    lines = [str(line) for line in item.lines]
+    head = [f"add chain {TABLE} {item.name}", f"flush chain {TABLE} {item.name}"]
+    rules = [f'continue comment "{owner.seal(lines)}"', *lines]
+    return "\n".join([*head, *(f"add rule {TABLE} {item.name} {rule}" for rule in rules)])
+
+
+def _sealed(item: ChainItem, rules: tuple[RuleSeen, ...]) -> bool:
+    lines = [str(line) for line in item.lines]
+    return bool(rules) and rules[0].comment == owner.seal(lines) and len(rules) == len(lines) + 1
