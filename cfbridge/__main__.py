@@ -1,0 +1,5 @@
+"""`python -m cfbridge` is `cfbridge`."""
+
+from cfbridge.cli import main
+
+main()

@@ -1,0 +1,143 @@
+"""How is the API described? One OpenAPI 3.1 document, made from the same classes that answer."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+
+from cfbridge.api.operations import RESOURCES, ROOT, Resource
+from cfbridge.api.problems import CONTENT_TYPE, Problem
+from cfbridge.api.resources import Status
+
+_REFS = "#/components/schemas/{model}"
+_WORDS = {
+    "304": "Not changed since the ETag in If-None-Match",
+    "400": "The query is wrong; errors[] says where",
+    "401": "No valid token",
+    "403": "The permission is missing",
+    "404": "There is no such thing",
+}
+
+
+@cache
+def document() -> bytes:
+    adapters: list[tuple[Any, Any, TypeAdapter[Any]]] = [
+        ("Status", "serialization", TypeAdapter(Status)),
+        ("Problem", "serialization", TypeAdapter(Problem)),
+    ]
+    adapters += [(r.row.__name__, "serialization", r.one) for r in RESOURCES.values()]
+    _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_REFS)
+    paths: dict[str, Any] = {
+        f"{ROOT}/status": {"get": _operation("get_status", "The verdict, and why", _ref("Status"), [], "304 401 403")}
+    }
+    for resource in RESOURCES.values():
+        paths[f"{ROOT}/{resource.name}"] = {"get": _listing(resource)}
+        paths[f"{ROOT}/{resource.name}/{{id}}"] = {"get": _showing(resource)}
+    for path, operation in paths.items():
+        operation["get"]["tags"] = [path.removeprefix(f"{ROOT}/").partition("/")[0]]
+    written = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cfbridge",
+            "version": metadata.version("cfbridge"),
+            "description": "What an open networking and security bridge for Cloud Foundry knows and does.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.get("$defs", {}),
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The token in the bridge's state folder. By the unix socket none is needed.",
+                }
+            },
+        },
+    }
+    return orjson.dumps(written, option=orjson.OPT_SORT_KEYS)
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": _REFS.format(model=name)}
+
+
+def _listing(resource: Resource) -> dict[str, Any]:
+    answer = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["items", "next", "total", "revision"],
+        "properties": {
+            "items": {"type": "array", "items": _ref(resource.row.__name__)},
+            "next": {"type": ["string", "null"], "description": "Cursor for `after`; null on the last page."},
+            "total": {"type": "integer", "description": "Rows that match, on all pages."},
+            "revision": {"type": "integer"},
+        },
+    }
+    properties = resource.query.model_json_schema()["properties"]
+    parameters = [_parameter(name, schema) for name, schema in properties.items()]
+    name = resource.name.replace("-", "_")
+    return _operation(f"list_{name}", resource.summary, answer, parameters, "304 400 401 403", resource.permission)
+
+
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter is there or not; it is never null."""
+    schema = {key: value for key, value in schema.items() if key != "title"}
+    description = schema.pop("description", f"Only rows with this {name.replace('_', ' ')}.")
+    if "anyOf" in schema:
+        (inner,) = (each for each in schema.pop("anyOf") if each != {"type": "null"})
+        schema = {**{k: v for k, v in schema.items() if k != "default"}, **inner}
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema}
+
+
+def _showing(resource: Resource) -> dict[str, Any]:
+    parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return _operation(
+        f"show_{resource.name}",
+        f"One of: {resource.summary}",
+        _ref(resource.row.__name__),
+        [parameter],
+        "304 400 401 403 404",
+        resource.permission,
+    )
+
+
+def _operation(
+    name: str,
+    summary: str,
+    answer: dict[str, Any],
+    parameters: list[dict[str, Any]],
+    refusals: str,
+    permission: str = "cfbridge.read",
+) -> dict[str, Any]:
+    problem = {"content": {CONTENT_TYPE: {"schema": _ref("Problem")}}}
+    responses: dict[str, Any] = {
+        "200": {
+            "description": "As of one revision",
+            "headers": {"ETag": {"schema": {"type": "string"}, "description": "Give it back in If-None-Match."}},
+            "content": {"application/json": {"schema": answer}},
+        },
+        "default": {"description": "Anything else that goes wrong", **problem},
+    }
+    for status in refusals.split():
+        responses[status] = {"description": _WORDS[status], **({} if status == "304" else problem)}
+    header = {
+        "name": "If-None-Match",
+        "in": "header",
+        "required": False,
+        "description": "ETags that are known already.",
+        "schema": {"type": "string"},
+    }
+    return {
+        "operationId": name,
+        "summary": summary,
+        "parameters": [*parameters, header],
+        "responses": responses,
+        "x-permission": permission,
+    }

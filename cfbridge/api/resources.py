@@ -1,0 +1,218 @@
+"""Which nouns does the API show? One flat row per thing: names first, ids beside them, units in names.
+
+`id` is what `/{resource}/{id}` takes and what stays when a name changes. A name is never a bare GUID: what no
+foundation has named yet bears the name that its container reported, or says that it is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRow:
+    severity: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    verdict: Literal["ok", "degraded"]
+    line: str
+    """The verdict in one line, for people."""
+    reasons: tuple[str, ...]
+    """Why it is degraded; empty when ok."""
+    alarms: tuple[AlarmRow, ...]
+    revision: int
+    started_at: datetime
+    foundations: int
+    cells: int
+    cells_connected: int
+    orgs: int
+    workloads: int
+    policies: int
+    asgs: int
+    rules: int
+
+
+@dataclass(frozen=True, slots=True)
+class LookRow:
+    kind: str
+    complete_at: datetime | None
+    stale_since: datetime | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundationRow:
+    id: str
+    name: str
+    ready: bool
+    stale: bool
+    orgs: int
+    spaces: int
+    apps: int
+    policies: int
+    asgs: int
+    quarantined: tuple[str, ...]
+    looks: tuple[LookRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CellRow:
+    id: str
+    name: str
+    foundation: str
+    connected: bool
+    addresses: tuple[str, ...]
+    workloads: int
+    reached_revision: int
+    heard_at: datetime | None
+    drifts: int
+    last_drift: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrgRow:
+    id: str
+    name: str
+    foundation: str
+    mode: str
+    suspended: bool
+    subnets: tuple[str, ...]
+    snat_addresses: tuple[str, ...]
+    workloads: int
+    refusal_code: str
+    refusal: str
+    """Why the org has no network; empty when it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    id: str
+    name: str
+    kind: str
+    prefixes: tuple[str, ...]
+    org_prefix_length: int
+    routable: bool
+    held_share: float
+    """0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    id: str
+    """The address."""
+    address: str
+    workload: str
+    workload_id: str
+    org: str
+    org_id: str
+    cell: str
+
+
+@dataclass(frozen=True, slots=True)
+class PortMapping:
+    host_port: int
+    container_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRow:
+    id: str
+    name: str
+    """`acme/dev/frontend/0`, or a VM's name."""
+    kind: str
+    lifecycle: str
+    addresses: tuple[str, ...]
+    cell: str
+    foundation: str
+    org: str
+    space: str
+    app: str
+    instance: int | None
+    mapped_ports: tuple[PortMapping, ...]
+    org_id: str
+    space_id: str
+    app_id: str
+    refusal_code: str
+    refusal: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRow:
+    id: str
+    foundation: str
+    source: str
+    """`acme/dev/frontend`."""
+    source_org: str
+    source_space: str
+    source_app: str
+    destination: str
+    destination_org: str
+    destination_space: str
+    destination_app: str
+    protocol: str
+    ports: str
+    """`8080` or `8080-8090`."""
+    rule: str
+    """`R42`; empty before it has a number."""
+    source_id: str
+    destination_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AsgRow:
+    id: str
+    name: str
+    foundation: str
+    rules: tuple[str, ...]
+    running_default: bool
+    staging_default: bool
+    running_spaces: tuple[str, ...]
+    staging_spaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    id: str
+    """`R42`, for life."""
+    name: str
+    tier: str
+    section: str
+    position: int
+    """Within its tier; those that no order binds (policies, ASGs) follow the ordered ones."""
+    action: str
+    sentence: str
+    mode: str
+    enabled: bool
+    in_force: bool
+    log: bool
+    expires_at: datetime | None
+    reason: str
+    owner: str
+    provenance: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class VmRow:
+    id: str
+    name: str
+    addresses: tuple[str, ...]
+    org: str
+    org_id: str
+    port: str
+    cell: str
+    grade: str
+    """`outside`: we own its port; `peer`: a rule is enforced at the other end only."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    id: str
+    name: str
+    members: tuple[str, ...]

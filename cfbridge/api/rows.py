@@ -1,0 +1,375 @@
+"""What does a snapshot look like as rows? One pure function per resource, each in a stable order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from cfbridge.api import naming
+from cfbridge.api.naming import Naming
+from cfbridge.api.resources import (
+    AlarmRow,
+    AsgRow,
+    CellRow,
+    FoundationRow,
+    GroupRow,
+    LeaseRow,
+    LookRow,
+    OrgRow,
+    PolicyRow,
+    PoolRow,
+    PortMapping,
+    RuleRow,
+    Status,
+    VmRow,
+    WorkloadRow,
+)
+from cfbridge.api.views import Facade
+from cfbridge.snapshot import Snapshot
+from egress.values import QualifiedId, Refused, qualify, unqualify
+from policy_sync import translate
+from policy_sync.model import Rule, Tier
+
+_NOTHING = Refused("", "")
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+
+
+def status(facade: Facade) -> Status:
+    """Degraded while anything common is not as it should be, while somebody is refused, or something quarantined."""
+    snapshot, alarms = facade.snapshot, facade.alarms
+    states = snapshot.inventory.values()
+    reasons = [alarm.message for alarm in alarms if alarm.severity == "degraded"]
+    for refused in (*snapshot.held.refusals.values(), *(each for state in states for each in state.quarantined)):
+        if refused.message not in reasons:
+            reasons.append(refused.message)
+    warnings = sum(alarm.message not in reasons for alarm in alarms)
+    connected = sum(cell.connected for cell in snapshot.cells.values())
+    workloads = sum(len(cell.ports) for cell in snapshot.cells.values())
+    if reasons:
+        line = f"degraded: {reasons[0]}" + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
+    else:
+        line = f"ok: {_count(workloads, 'workload')} on {_count(connected, 'cell')}, revision {snapshot.revision}"
+        line += f", {_count(warnings, 'warning')}" if warnings else ""
+    return Status(
+        verdict="degraded" if reasons else "ok",
+        line=line,
+        reasons=tuple(reasons),
+        alarms=tuple(AlarmRow(alarm.severity, alarm.code, alarm.message) for alarm in alarms),
+        revision=snapshot.revision,
+        started_at=datetime.fromtimestamp(facade.started_at, UTC),
+        foundations=len(snapshot.inventory),
+        cells=len(snapshot.cells),
+        cells_connected=connected,
+        orgs=sum(len(state.orgs) for state in states),
+        workloads=workloads + len(snapshot.intent.vms),
+        policies=sum(len(state.policies) for state in states),
+        asgs=sum(len(state.asgs) for state in states),
+        rules=len(facade.ruleset.labels),
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def foundations(facade: Facade) -> Sequence[FoundationRow]:
+    return [
+        FoundationRow(
+            id=state.name,
+            name=state.name,
+            ready=state.ready,
+            stale=any(look.stale_since is not None for look in state.looks.values()),
+            orgs=len(state.orgs),
+            spaces=len(state.spaces),
+            apps=len(state.apps),
+            policies=len(state.policies),
+            asgs=len(state.asgs),
+            quarantined=tuple(f"{each.message} ({each.code})" for each in state.quarantined),
+            looks=tuple(
+                LookRow(kind, _moment(look.complete_at), _moment(look.stale_since), look.error)
+                for kind, look in sorted(state.looks.items())
+            ),
+        )
+        for _, state in sorted(facade.snapshot.inventory.items())
+    ]
+
+
+def cells(facade: Facade) -> Sequence[CellRow]:
+    return [
+        CellRow(
+            id=cell.name,
+            name=cell.name,
+            foundation=cell.foundation,
+            connected=cell.connected,
+            addresses=cell.addresses,
+            workloads=len(cell.ports),
+            reached_revision=cell.reached,
+            heard_at=_moment(cell.heard_at),
+            drifts=cell.drifts,
+            last_drift=cell.last_drift,
+        )
+        for _, cell in sorted(facade.snapshot.cells.items())
+    ]
+
+
+def orgs(facade: Facade) -> Sequence[OrgRow]:
+    """Every org that a foundation, a container or a holding names."""
+    snapshot = facade.snapshot
+    named, held = Naming(snapshot), snapshot.held
+    modes = {wish.org: wish.mode for wish in snapshot.intent.tenants if wish.org and wish.mode}
+    suspended = {org.id: org.suspended for state in snapshot.inventory.values() for org in state.orgs.values()}
+    workloads = Counter(
+        qualify(cell.foundation, port.org)
+        for cell in snapshot.cells.values()
+        for port in cell.ports.values()
+        if port.org
+    )
+    subnets: dict[QualifiedId, list[tuple[int, str]]] = {}
+    for network in held.org_networks:
+        subnets.setdefault(network.org, []).append((network.position, network.prefix))
+    rows = []
+    for org in {*suspended, *workloads, *subnets, *held.snat_addresses}:
+        refused = held.refusals.get(org, _NOTHING)
+        rows.append(
+            OrgRow(
+                id=org,
+                name=named.org(org),
+                foundation=unqualify(org)[0],
+                mode=str(modes.get(org, snapshot.defaults.mode)),
+                suspended=suspended.get(org, False),
+                subnets=tuple(prefix for _, prefix in sorted(subnets.get(org, []))),
+                snat_addresses=tuple(each.address for each in held.snat_addresses.get(org, ())),
+                workloads=workloads[org],
+                refusal_code=refused.code,
+                refusal=refused.message,
+            )
+        )
+    return sorted(rows, key=lambda row: (row.name, row.id))
+
+
+def pools(facade: Facade) -> Sequence[PoolRow]:
+    return [
+        PoolRow(
+            id=pool.name,
+            name=pool.name,
+            kind=str(pool.kind),
+            prefixes=pool.prefixes,
+            org_prefix_length=pool.org_prefix_length,
+            routable=pool.routable,
+            held_share=round(facade.snapshot.held.pool_use.get(pool.name, 0.0), 4),
+        )
+        for pool in sorted(facade.snapshot.pools, key=lambda pool: pool.name)
+    ]
+
+
+def leases(facade: Facade) -> Sequence[LeaseRow]:
+    named = Naming(facade.snapshot)
+    rows = [
+        LeaseRow(
+            id=lease.address,
+            address=lease.address,
+            workload=named.workload(lease.workload),
+            workload_id=lease.workload,
+            org=named.org(lease.org),
+            org_id=lease.org,
+            cell=lease.cell,
+        )
+        for held in facade.snapshot.held.leases.values()
+        for lease in held
+    ]
+    return sorted(rows, key=lambda row: (row.org, row.workload, row.address))
+
+
+def workloads(facade: Facade) -> Sequence[WorkloadRow]:
+    snapshot = facade.snapshot
+    named = Naming(snapshot)
+    rows = [*_containers(snapshot, named)]
+    for vm in snapshot.intent.vms:
+        foundation = unqualify(vm.org)[0] if ":" in vm.org else ""
+        rows.append(
+            WorkloadRow(
+                id=f"vm:{vm.name}",
+                name=vm.name,
+                kind="vm",
+                lifecycle="",
+                addresses=vm.addresses,
+                cell=vm.cell,
+                foundation=foundation,
+                org=named.org(vm.org) if foundation else "",
+                space="",
+                app="",
+                instance=None,
+                mapped_ports=(),
+                org_id=vm.org if foundation else "",
+                space_id="",
+                app_id="",
+                refusal_code="",
+                refusal="",
+            )
+        )
+    return sorted(rows, key=lambda row: (row.kind, row.name, row.id))
+
+
+def _containers(snapshot: Snapshot, named: Naming) -> Sequence[WorkloadRow]:
+    rows = []
+    for cell in snapshot.cells.values():
+        for workload, port in cell.ports.items():
+            org, space, app = (
+                str(qualify(cell.foundation, guid)) if guid else "" for guid in (port.org, port.space, port.app)
+            )
+            names = named.app(QualifiedId(app)) if app else (named.org(org), "", "")
+            refused = snapshot.held.refusals.get(workload, _NOTHING)
+            held = tuple(lease.address for lease in snapshot.held.leases.get(workload, ()))
+            rows.append(
+                WorkloadRow(
+                    id=workload,
+                    name=named.workload(workload),
+                    kind="container",
+                    lifecycle=port.lifecycle,
+                    addresses=held or port.addresses,
+                    cell=cell.name,
+                    foundation=cell.foundation,
+                    org=names[0],
+                    space=names[1],
+                    app=names[2],
+                    instance=port.instance_index if port.instance_index >= 0 else None,
+                    mapped_ports=tuple(PortMapping(p.host_port, p.container_port) for p in port.mapped_ports),
+                    org_id=org,
+                    space_id=space,
+                    app_id=app,
+                    refusal_code=refused.code,
+                    refusal=refused.message,
+                )
+            )
+    return rows
+
+
+def policies(facade: Facade) -> Sequence[PolicyRow]:
+    named = Naming(facade.snapshot)
+    numbers = facade.snapshot.held.rule_ids
+    rows = []
+    for state in facade.snapshot.inventory.values():
+        for policy in state.policies:
+            source, destination = named.app(policy.source), named.app(policy.destination)
+            key = translate.policy_key(policy)
+            rows.append(
+                PolicyRow(
+                    id=key.removeprefix("policy:"),
+                    foundation=state.name,
+                    source="/".join(source),
+                    source_org=source[0],
+                    source_space=source[1],
+                    source_app=source[2],
+                    destination="/".join(destination),
+                    destination_org=destination[0],
+                    destination_space=destination[1],
+                    destination_app=destination[2],
+                    protocol=str(policy.protocol),
+                    ports=naming.ports_text(((policy.first_port, policy.last_port),)),
+                    rule=f"R{numbers[key]}" if key in numbers else "",
+                    source_id=policy.source,
+                    destination_id=policy.destination,
+                )
+            )
+    return sorted(rows, key=lambda row: (row.source, row.destination, row.protocol, row.ports, row.id))
+
+
+def asgs(facade: Facade) -> Sequence[AsgRow]:
+    named = Naming(facade.snapshot)
+    rows = [
+        AsgRow(
+            id=asg.id,
+            name=asg.name,
+            foundation=state.name,
+            rules=tuple(naming.garden_rule_text(rule) for rule in asg.rules),
+            running_default=asg.running_default,
+            staging_default=asg.staging_default,
+            running_spaces=tuple(sorted(named.space_path(space) for space in asg.running_spaces)),
+            staging_spaces=tuple(sorted(named.space_path(space) for space in asg.staging_spaces)),
+        )
+        for state in facade.snapshot.inventory.values()
+        for asg in state.asgs.values()
+    ]
+    return sorted(rows, key=lambda row: (row.name, row.id))
+
+
+def rules(facade: Facade) -> Sequence[RuleRow]:
+    """Everything that decides, in the order of evaluation: ordered rules, and within `application` after them what
+    `cf` made. A rule without a number was not compiled yet."""
+    snapshot, labels = facade.snapshot, facade.ruleset.labels
+    numbers = snapshot.held.rule_ids
+    named = Naming(snapshot)
+    found: list[tuple[Tier, str, dict[str, Any]]] = []
+
+    def add(key: str, tier: Tier, section: str, action: str, sentence: str, rule: Rule | None, name: str) -> None:
+        number = numbers.get(key)
+        label = labels.get(number) if number is not None else None
+        said: dict[str, Any] = {
+            "id": f"R{number}" if number is not None else key,
+            "name": name,
+            "tier": tier.name.lower(),
+            "section": section,
+            "action": action,
+            "sentence": sentence,
+            "mode": str(rule.mode) if rule else "enforce",
+            "enabled": rule.enabled if rule else True,
+            "in_force": label is not None,
+            "log": rule.log if rule else label is not None and label.logged,
+            "expires_at": _moment(rule.expires_at) if rule else None,
+            "reason": rule.reason if rule else "",
+            "owner": rule.owner if rule else "",
+            "provenance": (rule.provenance or "cfbridge") if rule else section,
+            "key": key,
+        }
+        found.append((tier, "" if rule else f"{section} {sentence} {key}", said))
+
+    for rule in facade.world.rules:
+        add(rule.key, rule.tier, rule.section, str(rule.action), named.sentence(rule), rule, rule.name)
+    for state in snapshot.inventory.values():
+        for policy in state.policies:
+            ends = [named.app_path(policy.source), named.app_path(policy.destination)]
+            service = f"{policy.protocol}/{naming.ports_text(((policy.first_port, policy.last_port),))}"
+            sentence = f"allow {service} from {ends[0]} to {ends[1]}"
+            key = translate.policy_key(policy)
+            add(key, Tier.APPLICATION, "cf network policies", "allow", sentence, None, " to ".join(ends))
+        for asg in state.asgs.values():
+            for entry in dict.fromkeys(asg.rules):
+                sentence = f"allow {naming.garden_rule_text(entry)}, outside the container pools"
+                key = translate.asg_key(asg.id, entry)
+                add(key, Tier.APPLICATION, "cf security groups", "allow", sentence, None, asg.name)
+    rows: list[RuleRow] = []
+    positions: Counter[Tier] = Counter()
+    for tier, _, said in sorted(found, key=lambda each: each[:2]):
+        positions[tier] += 1
+        rows.append(RuleRow(**said, position=positions[tier]))
+    return rows
+
+
+def vms(facade: Facade) -> Sequence[VmRow]:
+    named = Naming(facade.snapshot)
+    return [
+        VmRow(
+            id=f"vm:{vm.name}",
+            name=vm.name,
+            addresses=vm.addresses,
+            org=named.org(vm.org) if ":" in vm.org else "",
+            org_id=vm.org if ":" in vm.org else "",
+            port=vm.port,
+            cell=vm.cell,
+            grade="outside" if vm.port else "peer",
+        )
+        for vm in sorted(facade.snapshot.intent.vms, key=lambda vm: vm.name)
+    ]
+
+
+def groups(facade: Facade) -> Sequence[GroupRow]:
+    named = Naming(facade.snapshot)
+    return [
+        GroupRow(group.name, group.name, tuple(named.selector(member) for member in group.members))
+        for group in sorted(facade.snapshot.intent.groups, key=lambda group: group.name)
+    ]

@@ -1,0 +1,296 @@
+"""Who answers people? The admin API on a unix socket (root) and on TCP (token), until it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import ssl
+import stat
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from pydantic import TypeAdapter
+
+from cfbridge.api import openapi, operations, rows, tokens, views
+from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
+from cfbridge.api.problems import ProblemError
+from cfbridge.api.resources import Status
+from cfbridge.api.views import Facade, Seen
+from cfbridge.metrics import CONTENT_TYPE, Metrics
+from cfbridge.settings import ApiConfig
+from egress.values import Refused, RefusedError
+
+log = structlog.get_logger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[web.Request], bytes]
+
+_STATUS: TypeAdapter[Status] = TypeAdapter(Status)
+PERMISSION = "permission"
+LINE_LIMIT = 65_536
+"""Bytes: room for the longest search and cursor in percent encoding; what is longer the HTTP parser refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServer:
+    """A running server."""
+
+    addresses: tuple[str, ...]
+    """`unix:PATH`, `http://127.0.0.1:8443`: as one may connect to them; a port 0 in the config is a real one here."""
+    token: str
+    metrics: Metrics
+    _runners: tuple[web.AppRunner, ...]
+    _sockets: tuple[str, ...]
+
+    async def close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        for path in self._sockets:
+            Path(path).unlink(missing_ok=True)
+
+
+async def serve(facade: Facade, config: ApiConfig, state_dir: str) -> ApiServer:
+    """Listens when it returns. RefusedError where it may not: a socket in use, a bad certificate, an exposed token."""
+    token = tokens.ensure(state_dir)
+    metrics = Metrics(facade)
+    addresses, runners, paths = [], [], []
+    try:
+        for listen in config.listen:
+            local = listen.startswith("unix:")
+            tls = None if local else _tls(config)
+            # Who comes by the socket is root, by its permissions; who comes by TCP has to show the token.
+            app = application(facade, metrics, None if local else token)
+            runner = web.AppRunner(app, access_log=None, max_line_size=LINE_LIMIT, max_field_size=LINE_LIMIT)
+            await runner.setup()
+            runners.append(runner)
+            listening = _unix(listen.removeprefix("unix:")) if local else _tcp(listen)
+            if local:
+                paths.append(listen.removeprefix("unix:"))
+            await web.SockSite(runner, listening, ssl_context=tls).start()
+            if local:
+                addresses.append(listen)
+            else:
+                host, port = listening.getsockname()[:2]
+                addresses.append(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
+    except BaseException:
+        for runner in runners:
+            await runner.cleanup()
+        for path in paths:
+            Path(path).unlink(missing_ok=True)
+        raise
+    return ApiServer(tuple(addresses), token, metrics, tuple(runners), tuple(paths))
+
+
+def _tls(config: ApiConfig) -> ssl.SSLContext | None:
+    if not config.certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(config.certificate, config.private_key or None)
+    except OSError as error:
+        where = f"{config.certificate} and {config.private_key}"
+        raise RefusedError(
+            Refused("API_CERTIFICATE", f"{where} can not be used: {error}", "api.certificate")
+        ) from error
+    return context
+
+
+def _unix(path: str) -> socket.socket:
+    """Nobody can connect between bind and chmod, because nobody listens yet."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        _clear(path)
+        listening.bind(path)
+        os.chmod(path, 0o600)
+        return listening
+    except OSError as error:
+        listening.close()
+        raise RefusedError(
+            Refused("API_LISTEN", f"{path} can not be listened on: {error.strerror}", "api.listen")
+        ) from error
+
+
+def _clear(path: str) -> None:
+    """Takes away what a dead bridge left; never what a living one uses, nor what is no socket."""
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise RefusedError(Refused("API_LISTEN", f"{path} is there and is no socket; name another path", "api.listen"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            Path(path).unlink(missing_ok=True)
+            return
+    raise RefusedError(Refused("API_LISTEN", f"{path} is in use: another bridge runs here", "api.listen"))
+
+
+def _tcp(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        return socket.create_server(
+            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
+        )
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RefusedError(Refused("API_LISTEN", f"{listen} can not be listened on: {reason}", "api.listen")) from error
+
+
+def application(facade: Facade, metrics: Metrics, token: str | None) -> web.Application:
+    """The API over `facade`. `token` None: whoever reaches it is the operator."""
+    app = web.Application(middlewares=[_guard(metrics, token)])
+    cache = _Rows(facade)
+
+    def add(path: str, permission: Permission, answer: Answer, content_type: str = "application/json") -> None:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return _tagged(request, answer(request), content_type)
+
+        route(path, permission, handle)
+
+    def route(path: str, permission: Permission, handle: Handler) -> None:
+        handle.__dict__[PERMISSION] = permission
+        app.router.add_get(path, handle)
+
+    def unasked(answer: Callable[[], bytes]) -> Answer:
+        def checked(request: web.Request) -> bytes:
+            operations.check_query(operations.NoQuery, list(request.query.items()))
+            return answer()
+
+        return checked
+
+    add(f"{ROOT}/openapi.json", "public", unasked(openapi.document), "application/json")
+    add(f"{ROOT}/status", "cfbridge.read", unasked(lambda: _STATUS.dump_json(rows.status(facade))))
+    add("/metrics", "cfbridge.read", unasked(metrics.exposition), CONTENT_TYPE)
+    add("/healthz", "public", unasked(lambda: b'{"status":"ok"}'))
+    add("/readyz", "public", unasked(lambda: _ready(facade)))
+    for resource in RESOURCES.values():
+        route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
+        route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
+    return app
+
+
+def _ready(facade: Facade) -> bytes:
+    """Ready: every foundation was read in full once, so that what is asked of us can be answered."""
+    unread = [state.name for state in facade.snapshot.inventory.values() if not state.ready]
+    if unread:
+        detail = f"{', '.join(unread)} has not been read in full yet."
+        raise ProblemError(503, "NOT_READY", detail, headers={"Retry-After": "1"})
+    return b'{"status":"ok"}'
+
+
+class _Rows:
+    """Rows of a resource, made once per snapshot: pages and filters of one revision share them."""
+
+    def __init__(self, facade: Facade) -> None:
+        self._facade = facade
+        self._made: dict[str, tuple[Seen, Sequence[Any], dict[str, Any]]] = {}
+
+    async def of(self, resource: Resource) -> tuple[int, Sequence[Any], dict[str, Any]]:
+        seen = views.see(self._facade)
+        made = self._made.get(resource.name)
+        if made is None or made[0].snapshot is not seen.snapshot or made[0].ruleset is not seen.ruleset:
+            # In a thread: 10,000 rows take a tenth of a second, in which agents and other people must be heard.
+            listed = await asyncio.to_thread(resource.rows, seen)
+            made = self._made[resource.name] = (seen, listed, {row.id: row for row in listed})
+        return made[0].snapshot.revision, made[1], made[2]
+
+
+def _lister(resource: Resource, cache: _Rows) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        query = operations.check_query(resource.query, list(request.query.items()))
+        revision, listed, _ = await cache.of(resource)
+        body = await asyncio.to_thread(operations.page, resource, listed, query, revision)
+        return _tagged(request, body)
+
+    return answer
+
+
+def _shower(resource: Resource, cache: _Rows) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        wanted = request.match_info["id"]
+        row = (await cache.of(resource))[2].get(wanted)
+        if row is None:
+            raise ProblemError(404, "NOT_FOUND", f"There is none of {resource.name} with this id: {wanted[:128]}")
+        return _tagged(request, resource.one.dump_json(row))
+
+    return answer
+
+
+def _tagged(request: web.Request, body: bytes, content_type: str = "application/json") -> web.Response:
+    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+    known = request.if_none_match or ()
+    if any(each.value in (etag, "*") for each in known):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, headers={**headers, "Content-Type": content_type})
+
+
+def _guard(metrics: Metrics, token: str | None) -> Middleware:
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.perf_counter()
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "none"
+        try:
+            _admit(request, token)
+            response = await handler(request)
+        except ProblemError as refused:
+            response = refused.response()
+        except web.HTTPException as refused:
+            response = _problem(refused, request).response()
+        except Exception:
+            # The edge: a bug must not show its inside to people, and must not be silent either.
+            log.exception("request failed", route=route)
+            sentence = "The bridge failed on this request; its log says where."
+            response = ProblemError(500, "INTERNAL", sentence).response()
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        metrics.requests.labels(route, str(response.status)).inc()
+        metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
+        return response
+
+    return guard
+
+
+def _admit(request: web.Request, token: str | None) -> None:
+    """Unknown paths need the token too: who may not come in learns nothing of the rooms."""
+    needed = getattr(request.match_info.handler, PERMISSION, "cfbridge.read")
+    role = "operator" if token is None or _shows(request, token) else "nobody"
+    if needed in ROLE_PERMISSIONS[role]:
+        return
+    if role == "nobody":
+        raise ProblemError(
+            401,
+            "TOKEN_NEEDED",
+            "Send the token as `Authorization: Bearer …`; it lies in the bridge's state folder.",
+            headers={"WWW-Authenticate": 'Bearer realm="cfbridge"'},
+        )
+    raise ProblemError(403, "PERMISSION_NEEDED", f"This needs the permission {needed}, which {role} has not.")
+
+
+def _shows(request: web.Request, token: str) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and tokens.same(given.strip(), token)
+
+
+def _problem(refused: web.HTTPException, request: web.Request) -> ProblemError:
+    if isinstance(refused, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(refused.allowed_methods))
+        return ProblemError(
+            405, "METHOD_NOT_ALLOWED", f"{request.path} answers {allowed} only.", headers={"Allow": allowed}
+        )
+    if refused.status == 404:
+        return ProblemError(404, "NO_SUCH_PATH", f"There is nothing at this path; see {ROOT}/openapi.json.")
+    return ProblemError(refused.status, "BAD_REQUEST", refused.reason)

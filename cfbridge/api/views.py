@@ -1,0 +1,57 @@
+"""What does the API read from? One facade, which the bridge implements and tests fake."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cfbridge.snapshot import Snapshot
+from policy_sync.model import World
+from policy_sync.ruleset import Ruleset
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    severity: Literal["degraded", "warning"]
+    """`degraded`: something is not as it should be for everybody; `warning`: one object, or soon."""
+    code: str
+    message: str
+
+
+class Facade(Protocol):
+    """The newest of everything. Each is replaced whole, so that what was read once is consistent in itself."""
+
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def ruleset(self) -> Ruleset:
+        """What is in force; empty before the first compile."""
+        ...
+
+    @property
+    def world(self) -> World:
+        """What the ruleset was compiled from: all ordered rules, system and baseline ones included."""
+        ...
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Worst first. A late cell or a stale foundation is in here: lateness is the reconciler's to judge."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a facade showed at one moment: may be read at leisure, in another thread too."""
+
+    started_at: float
+    snapshot: Snapshot
+    ruleset: Ruleset
+    world: World
+    alarms: tuple[Alarm, ...] = ()
+
+
+def see(facade: Facade) -> Seen:
+    """Without alarms: they are counted anew each time, and no row shows them."""
+    return Seen(facade.started_at, facade.snapshot, facade.ruleset, facade.world)

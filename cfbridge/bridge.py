@@ -1,0 +1,313 @@
+"""The composition root: build, connect, supervise.
+
+FoundationWatch ─> inventory ┐
+intent file ─────> intent ───┼─ changed() ─> Reconciler ─> compile (worker thread) ─> Cells.deliver ─> agents
+Cells, Holdings ─> states ───┘                                └─> API (snapshot, ruleset, alarms)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from cfbridge import api, intent
+from cfbridge.api.views import Alarm
+from cfbridge.cells import Cells
+from cfbridge.compile import Compiled, Compiler
+from cfbridge.foundation.watch import FoundationWatch
+from cfbridge.holdings import Holdings, unstorable
+from cfbridge.intent import Intent
+from cfbridge.inventory import FoundationState, Look
+from cfbridge.reconcile import Reconciler
+from cfbridge.settings import BridgeConfig
+from cfbridge.snapshot import Snapshot
+from cfbridge.store import Store
+from egress.model import OrgWish
+from egress.values import QualifiedId, Refused, RefusedError, Unavailable, qualify, unqualify
+from policy_sync.model import World
+from policy_sync.ruleset import Ruleset
+
+log = structlog.get_logger(__name__)
+
+INTENT_POLL_SECONDS = 0.25
+LONGEST_SLEEP_SECONDS = 3600.0
+"""Until an expiry is looked at again: the clock may have been set meanwhile."""
+REVISIONS_PER_EPOCH = 1_000_000
+"""Revisions grow across restarts, because epochs do."""
+
+
+class Bridge:
+    """Everything that one bridge process holds. Also the facade that the API reads from."""
+
+    def __init__(self, config: BridgeConfig, store: Store, holdings: Holdings) -> None:
+        self.config = config
+        self.started_at = time.time()
+        self._holdings = holdings
+        self._inventory = {f.name: FoundationState(f.name) for f in config.foundations}
+        self._written = intent.load(config.intent_file) if config.intent_file else Intent()
+        self._intent = intent.resolve(self._written, self._inventory)
+        self._compiler = Compiler(config.firewall, config.pools)
+        self._compiled = Compiled()
+        self._met: dict[str, QualifiedId] = {}
+        """Org name → id, of orgs whose containers came before Cloud Controller was asked."""
+        self._ensured: dict[str, OrgWish] = {}
+        self._gone: set[QualifiedId] = set()
+        """Orgs that were there and are not any more: not the ones whose containers came before they were read."""
+        self._intent_error: Refused | None = None
+        self._store_away = ""
+        self._alarm_clock: asyncio.TimerHandle | None = None
+        self._snapshot = Snapshot(pools=config.pools, defaults=config.defaults)
+        self.reconciler = Reconciler(self._realise, store.epoch * REVISIONS_PER_EPOCH + 1)
+        self.cells = Cells(
+            foundation=config.foundations[0].name,
+            epoch=store.epoch,
+            mtu=config.mtu,
+            holdings=holdings,
+            wish=self._wish,
+            ready=self._not_ready,
+            changed=self.reconciler.changed,
+        )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known now, newer than the revision in force; the same object while nothing changes."""
+        now = (self._inventory, self._intent, self._holdings.held, self.cells.states)
+        held = self._snapshot
+        if any(a is not b for a, b in zip(now, (held.inventory, held.intent, held.held, held.cells), strict=True)):
+            self._snapshot = self._take(held.revision)
+        return self._snapshot
+
+    @property
+    def ruleset(self) -> Ruleset:
+        return self._compiled.network.ruleset
+
+    @property
+    def world(self) -> World:
+        return self._compiled.world
+
+    @property
+    def alarms(self) -> tuple[Alarm, ...]:
+        """Everything that an operator should know now, worst first."""
+        found = [Alarm("degraded", "STORE_AWAY", self._store_away)] if self._store_away else []
+        for state in self._inventory.values():
+            for kind, look in state.looks.items():
+                if look.stale_since is not None:
+                    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(look.stale_since))
+                    message = f"{kind} of {state.name} are stale since {since}: {look.error}"
+                    found.append(Alarm("degraded", "FOUNDATION_STALE", message))
+            found += [Alarm("warning", each.code, each.message) for each in state.quarantined]
+            if not state.ready:
+                found.append(Alarm("degraded", "FOUNDATION_UNREAD", f"{state.name} has not been read in full yet"))
+        late = self.cells.late()
+        for cell in self.cells.states.values():
+            if not cell.connected:
+                found.append(Alarm("degraded", "CELL_AWAY", f"the agent of {cell.name} is not connected"))
+            elif cell.name in late:
+                found.append(Alarm("degraded", "CELL_LATE", f"{cell.name} is behind at revision {cell.reached}"))
+        refusals = [r for each in self.cells.conflicts.values() for r in each]
+        refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]
+        refusals += intent.unresolved(self._written, self._inventory)
+        if self._intent_error is not None:
+            refusals.append(self._intent_error)
+        found += [Alarm("warning", each.code, each.message) for each in dict.fromkeys(refusals)]
+        limit = self.config.defaults.pool_alarm_share
+        for pool, share in self.snapshot.held.pool_use.items():
+            if share >= limit:
+                found.append(Alarm("warning", "IP_POOL_LOW", f"pool {pool} is {share:.0%} in use"))
+        return tuple(sorted(found, key=lambda alarm: alarm.severity != "degraded"))
+
+    def _resolve(self) -> None:
+        resolved = intent.resolve(self._written, self._inventory)
+        met = (wish if wish.org else replace(wish, org=self._met.get(wish.name, wish.org)) for wish in resolved.tenants)
+        self._intent = replace(resolved, tenants=tuple(met))
+
+    def publish(self, state: FoundationState) -> None:
+        """A foundation's newest confirmed state."""
+        before = self._inventory[state.name]
+        self._inventory = {**self._inventory, state.name: state}
+        if before.orgs is not state.orgs:
+            self._gone |= before.orgs.keys() - state.orgs.keys()
+        if any(getattr(before, kind) is not getattr(state, kind) for kind in ("orgs", "spaces", "apps")):
+            self._resolve()
+        self.reconciler.changed()
+
+    async def watch_intent(self) -> None:
+        """Read the intent file again when it changes. A file with a fault changes nothing but the alarm."""
+        path = Path(self.config.intent_file)
+        seen = self._mtime(path)
+        while True:
+            await asyncio.sleep(INTENT_POLL_SECONDS)
+            if (now := self._mtime(path)) == seen:
+                continue
+            seen = now
+            try:
+                self._written = intent.load(str(path))
+                self._intent_error = None
+            except RefusedError as refusal:
+                self._intent_error = refusal.refused
+                log.error("intent refused", code=refusal.refused.code, reason=refusal.refused.message)
+                continue
+            self._resolve()
+            self.reconciler.changed()
+
+    @staticmethod
+    def _mtime(path: Path) -> int:
+        try:
+            return path.stat().st_mtime_ns
+        except OSError:  # not there, or not ours to see: reading it says what is wrong
+            return 0
+
+    def _not_ready(self) -> str:
+        unread = [state.name for state in self._inventory.values() if not state.ready]
+        return f"{', '.join(unread)} has not been read in full yet" if unread else ""
+
+    def _wish(self, guid: str, name: str) -> OrgWish:
+        """What is wished for an org that a container names; by id, or by name where the foundation was not read yet."""
+        org = qualify(self.config.foundations[0].name, guid)
+        if any(wish.name == name and not wish.org for wish in self._intent.tenants):
+            self._met[name] = org
+            self._resolve()
+        return self._wish_of(org, name)
+
+    def _wish_of(self, org: QualifiedId, name: str) -> OrgWish:
+        return next((wish for wish in self._intent.tenants if wish.org == org), OrgWish(org, name=name))
+
+    async def _realise(self, revision: int) -> None:
+        """The newest snapshot, compiled and delivered. While the store is away the last network stays in force."""
+        try:
+            await self._ensure()
+            snapshot = self._take(revision)
+            if missing := await asyncio.to_thread(self._compiler.missing_ids, snapshot):
+                await self._number(missing)
+                snapshot = self._take(revision)
+        except Unavailable as fault:
+            self._store_away = str(fault)
+            log.error("store away", reason=str(fault))
+            await asyncio.sleep(1.0)
+            self.reconciler.changed()
+            return
+        self._store_away = ""
+        self._snapshot = snapshot
+        if self._not_ready():
+            return
+        self._compiled = await asyncio.to_thread(self._compiler.compile, snapshot, time.time())
+        self.cells.deliver(self._compiled.network)
+        self._wake_for_expiry(snapshot.intent)
+
+    async def _number(self, keys: Collection[str]) -> None:
+        """Ids for these. A key that can get none is quarantined by the compiler, alone."""
+        try:
+            await self._holdings.rule_ids([key for key in keys if unstorable(key) is None])
+        except RefusedError as refusal:
+            log.error("no rule ids", code=refusal.refused.code, reason=refusal.refused.message)
+
+    def _wake_for_expiry(self, written: Intent) -> None:
+        """An allow that expires ends then, although nothing else changes."""
+        if self._alarm_clock is not None:
+            self._alarm_clock.cancel()
+        now = time.time()
+        ahead = [rule.expires_at - now for rule in written.rules if rule.expires_at and rule.expires_at > now]
+        pause = min(ahead, default=None)
+        if pause is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm_clock = loop.call_later(min(pause, LONGEST_SLEEP_SECONDS), self.reconciler.changed)
+
+    def _take(self, revision: int) -> Snapshot:
+        return Snapshot(
+            revision=revision,
+            inventory=self._inventory,
+            intent=self._intent,
+            held=self._holdings.held,
+            cells=self.cells.states,
+            pools=self.config.pools,
+            defaults=self.config.defaults,
+        )
+
+    async def _ensure(self) -> None:
+        """Wishes that changed are brought to the holdings: SNAT addresses of an org in NAT mode, a VM's address."""
+        for wish in self._intent.tenants:
+            wanting = wish.org and self._ensured.get(wish.org) != wish
+            if wanting and not isinstance(await self._holdings.org(wish), Refused):
+                self._ensured[wish.org] = wish
+        await self._holdings.depart(self._departed())
+        for vm in self._intent.vms:
+            held = self._holdings.held.leases.get(f"vm:{vm.name}", ())
+            if vm.org and {lease.address for lease in held} != set(vm.addresses):
+                org = QualifiedId(vm.org)
+                known = self._inventory[unqualify(org)[0]].orgs.get(org)
+                wish = self._wish_of(org, known.name if known else "")
+                await self._holdings.lease(f"vm:{vm.name}", wish, vm.cell, fixed=vm.addresses)
+        # By what people wrote: an org that is not read yet, or has another name now, takes no machine's address away.
+        declared = {f"vm:{vm.name}" for vm in self._written.vms if vm.org}
+        machines = [workload for workload in self._holdings.held.leases if workload.startswith("vm:")]
+        for workload in machines:
+            if workload not in declared:
+                await self._holdings.release(workload)
+
+    def _departed(self) -> frozenset[QualifiedId]:
+        """Orgs that hold something, or were there before, and that a complete look did not find. One with containers is
+        not lost by this."""
+        whole = {n: s.orgs for n, s in self._inventory.items() if s.looks.get("orgs", Look()).complete_at is not None}
+        known = self._gone | {network.org for network in self._holdings.held.org_networks}
+        return frozenset(org for org in known if (name := unqualify(org)[0]) in whole and org not in whole[name])
+
+
+@asynccontextmanager
+async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
+    """A running bridge: store open, cells and API listening, foundations watched. A loop that fails ends it, loudly."""
+    async with AsyncExitStack() as stack:
+        store = await Store.open(config.store)
+        stack.push_async_callback(store.close)
+        holdings = await Holdings.open(store, config.pools, config.defaults)
+        stack.push_async_callback(holdings.close)
+        bridge = Bridge(config, store, holdings)
+        agents = await bridge.cells.serve(config.agent_socket)
+        stack.callback(agents.close)
+        server = await api.serve(bridge, config.api, config.state_dir)
+        stack.push_async_callback(server.close)
+        watches = [FoundationWatch(each, bridge.publish) for each in config.foundations]
+        loops = [_until_done(holdings), bridge.reconciler.run(), *(watch.run() for watch in watches)]
+        if config.intent_file:
+            loops.append(bridge.watch_intent())
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(loop) for loop in loops]
+            log.info("bridge ready", epoch=store.epoch, socket=config.agent_socket)
+            try:
+                yield bridge
+            finally:
+                for task in running:
+                    task.cancel()
+
+
+async def _until_done(holdings: Holdings) -> None:
+    """The writer ends by itself only when a newer bridge leads the store, or by a bug: either ends this bridge."""
+    await asyncio.shield(holdings.writer)
+
+
+async def run(config: BridgeConfig) -> None:
+    """`cfbridge serve`: until SIGTERM or SIGINT. The dataplane stays as it is."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with started(config):
+        if config.cell is not None and config.cell.agent_config:
+            await _start_agent(config.cell.agent_config)
+        await stop.wait()
+    log.info("bridge stopped")
+
+
+async def _start_agent(agent_config: str) -> None:
+    """The agent as a child in a session of its own: it outlives a dead bridge."""
+    command = (sys.executable, "-m", "cfbridge.cli", "agent", "--config", agent_config)
+    process = await asyncio.create_subprocess_exec(*command, start_new_session=True, env=dict(os.environ))
+    log.info("agent started", pid=process.pid)

@@ -1,0 +1,277 @@
+"""Who are our cells, what runs on them, and how does the network reach them?
+
+The bridge's end of the wire: one connection per agent. Requests for addresses are answered concurrently (so that they
+share a commit), everything else in order. A cell that goes away keeps its ports here: it forwards on without us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from cfbridge.snapshot import CellState
+from egress.model import Lease, OrgWish
+from egress.values import Refused, RefusedError, Unavailable, qualify
+from garden_plugin import frames, wire
+from garden_plugin.dataplane.base import LogicalNetwork
+
+log = structlog.get_logger(__name__)
+
+LATE_SECONDS = 2.0
+UNREAD_BYTES = 4 << 20
+"""An agent that has this much to read is sent no more until it has read it; then the newest alone."""
+
+
+class Holdings(Protocol):
+    """The part of `cfbridge.holdings` that cells need."""
+
+    async def lease(self, workload: str, wish: OrgWish, cell: str) -> tuple[Lease, ...] | Refused: ...
+    async def release(self, workload: str) -> None: ...
+    async def adopt(
+        self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]
+    ) -> tuple[Refused, ...]: ...
+
+
+@dataclass
+class Connection:
+    """One agent's connection. `sent` is the network that the agent holds when it has read what we wrote."""
+
+    cell: str
+    writer: asyncio.StreamWriter
+    first: int = 0
+    """The first revision that contains what the agent said at its hello; older ones are not for it."""
+    sent: LogicalNetwork | None = None
+    behind_since: float | None = None
+    """When it was first sent something that it has not reached yet; monotonic seconds."""
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    asking: dict[str, wire.PortReport] = field(default_factory=dict)
+    """By handle: ports whose addresses are being asked for. A `Detached` meanwhile takes them out."""
+    waiting: LogicalNetwork | None = None
+    """The newest network, while the agent is still to read what it was sent."""
+
+    def send(self, message: wire.FromBridge) -> None:
+        self.writer.write(frames.frame(message))
+
+    def deliver(self, network: LogicalNetwork) -> None:
+        if self.waiting is not None:
+            self.waiting = network
+            return
+        newest = self.first - 1 if self.sent is None else self.sent.revision
+        if network.revision > newest:
+            self.send(wire.span(self.sent, network))
+            self.sent = network
+            self.behind_since = self.behind_since or time.monotonic()
+            if self.writer.transport.get_write_buffer_size() > UNREAD_BYTES:
+                self.waiting = network
+                self.begin(self._deliver_when_read())
+
+    def begin(self, work: Awaitable[None]) -> None:
+        """As long as the connection lasts."""
+
+        async def run() -> None:
+            await work
+
+        task = asyncio.get_running_loop().create_task(run())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _deliver_when_read(self) -> None:
+        with contextlib.suppress(ConnectionError):  # whoever reads from it notices as well
+            await self.writer.drain()
+            newest, self.waiting = self.waiting, None
+            if newest is not None:
+                self.deliver(newest)
+
+
+class Cells:
+    """All cells of the bridge. `changed` is called after each change and returns the revision that will contain it."""
+
+    def __init__(
+        self,
+        *,
+        foundation: str,
+        epoch: int,
+        mtu: int,
+        holdings: Holdings,
+        wish: Callable[[str, str], OrgWish],
+        ready: Callable[[], str],
+        changed: Callable[[], int],
+        single: bool = True,
+    ) -> None:
+        self._foundation = foundation
+        self._epoch = epoch
+        self._mtu = mtu
+        self._holdings = holdings
+        self._wish = wish
+        self._ready = ready
+        self._changed = changed
+        self._single = single
+        self._only = ""
+        """The first cell that came: with `single` the only one."""
+        self._connections: dict[str, Connection] = {}
+        self.states: Mapping[str, CellState] = {}
+        """Replaced whole at each change, so that who holds one sees a moment."""
+        self.conflicts: dict[str, tuple[Refused, ...]] = {}
+        """By cell: leases that it reported and somebody else holds. Quarantined, shown, never answered twice."""
+        self._progress = asyncio.Condition()
+
+    async def serve(self, path: str) -> asyncio.Server:
+        """Listen for agents on a unix socket that only root may open."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).unlink(missing_ok=True)
+        mask = os.umask(0o177)
+        try:
+            return await asyncio.start_unix_server(self._serve, path, limit=wire.FRAME_LIMIT)
+        finally:
+            os.umask(mask)
+
+    def deliver(self, network: LogicalNetwork) -> None:
+        """Send the newest network to every connected agent. A cell that reads slowly holds up nobody."""
+        for connection in self._connections.values():
+            connection.deliver(network)
+
+    def late(self) -> tuple[str, ...]:
+        """Cells that have been behind what they were sent for more than two seconds. They hold up nobody."""
+        limit = time.monotonic() - LATE_SECONDS
+        return tuple(c.cell for c in self._connections.values() if c.behind_since and c.behind_since < limit)
+
+    async def reached(self, revision: int, cell: str, timeout_seconds: float) -> bool:
+        """Whether everything of `revision` came into force on `cell` in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._progress:
+                await self._progress.wait_for(lambda: cell in self.states and self.states[cell].reached >= revision)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        decoder = msgspec.msgpack.Decoder(wire.FromAgent)
+        connection: Connection | None = None
+        try:
+            hello = decoder.decode(await frames.read_frame(reader))
+            if not isinstance(hello, wire.Hello) or hello.version != wire.VERSION:
+                log.error("agent refused", reason=f"speaks {hello!r:.80}, this bridge speaks version {wire.VERSION}")
+                return
+            self._only = self._only or hello.cell
+            if self._single and hello.cell != self._only:
+                log.error("agent refused", code="LINUX_IS_ONE_CELL", cell=hello.cell, serving=self._only)
+                return
+            connection = Connection(hello.cell, writer)
+            await self._welcome(connection, hello)
+            while True:
+                self._handle(connection, decoder.decode(await frames.read_frame(reader)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        except (msgspec.DecodeError, ValueError, Unavailable) as fault:
+            log.error("agent's connection ended", cell=connection and connection.cell, reason=str(fault))
+        finally:
+            self._leave(connection)
+            writer.close()
+
+    async def _welcome(self, connection: Connection, hello: wire.Hello) -> None:
+        """What the cell reports in use wins; what it does not report is free: a `down` was lost, or the cell is new."""
+        reported = {self.workload(port.handle): port for port in hello.ports}
+        self.conflicts[hello.cell] = await self._holdings.adopt(
+            hello.cell, {w: (self._wish(p.org, p.org_name), p.addresses) for w, p in reported.items()}
+        )
+        self._note(
+            CellState(
+                name=hello.cell,
+                foundation=self._foundation,
+                connected=True,
+                boot_id=hello.boot_id,
+                addresses=hello.addresses,
+                heard_at=time.time(),
+                ports=reported,
+            )
+        )
+        if (old := self._connections.pop(hello.cell, None)) is not None:
+            old.writer.close()
+        connection.first = self._changed()
+        self._connections[hello.cell] = connection
+        connection.send(wire.Welcome(wire.VERSION, self._epoch, self._foundation))
+        log.info("agent connected", cell=hello.cell, ports=len(reported), conflicts=len(self.conflicts[hello.cell]))
+
+    def _leave(self, connection: Connection | None) -> None:
+        if connection is None or self._connections.get(connection.cell) is not connection:
+            return
+        del self._connections[connection.cell]
+        for task in connection.tasks:
+            task.cancel()
+        state = self.states[connection.cell]
+        self._note(replace(state, connected=False, heard_at=time.time()))
+        log.warning("agent away", cell=connection.cell)
+
+    def _note(self, state: CellState) -> None:
+        self.states = {**self.states, state.name: state}
+
+    def workload(self, handle: str) -> str:
+        return qualify(self._foundation, handle)
+
+    def _handle(self, connection: Connection, message: wire.FromAgent) -> None:
+        state = self.states[connection.cell]
+        match message:
+            case wire.Attach() | wire.Update():
+                connection.asking[message.port.handle] = message.port
+                connection.begin(self._attach(connection, message.request, message.port))
+            case wire.Detached(handle=handle):
+                connection.asking.pop(handle, None)
+                workload = self.workload(handle)
+                ports = {w: p for w, p in state.ports.items() if w != workload}
+                self._note(replace(state, ports=ports, heard_at=time.time()))
+                self._changed()
+                connection.begin(self._detach(connection, handle))
+            case wire.Reached(revision=revision):
+                if connection.sent is not None and revision >= connection.sent.revision:
+                    connection.behind_since = None
+                self._note(replace(state, reached=revision, heard_at=time.time()))
+                connection.begin(self._tell_waiters())
+            case wire.Drifted(what=what):
+                self._note(replace(state, drifts=state.drifts + 1, last_drift=what))
+                log.warning("drift healed", cell=connection.cell, what=what)
+            case wire.Hello():
+                raise ValueError("a second hello")
+
+    async def _attach(self, connection: Connection, request: int, port: wire.PortReport) -> None:
+        workload = self.workload(port.handle)
+        if reason := self._ready():
+            connection.send(wire.Denied(request, "NOT_READY", reason, retry=True))
+            return
+        try:
+            leases = await self._holdings.lease(workload, self._wish(port.org, port.org_name), connection.cell)
+        except Unavailable as fault:
+            connection.send(wire.Denied(request, "STORE_AWAY", str(fault), retry=True))
+            return
+        except RefusedError as refusal:
+            leases = refusal.refused
+        if isinstance(leases, Refused):
+            connection.send(wire.Denied(request, leases.code, leases.message, retry=False))
+            return
+        addresses = tuple(lease.address for lease in leases)
+        if connection.asking.get(port.handle) is port:  # else it was taken away, or changed, since
+            del connection.asking[port.handle]
+            state = self.states[connection.cell]
+            ports = {**state.ports, workload: msgspec.structs.replace(port, addresses=addresses)}
+            self._note(replace(state, ports=ports, heard_at=time.time()))
+        connection.send(wire.Granted(request, addresses, self._changed(), self._mtu))
+
+    async def _detach(self, connection: Connection, handle: str) -> None:
+        try:
+            await self._holdings.release(self.workload(handle))
+        except Unavailable as fault:  # not acknowledged: the agent says it again
+            log.warning("release waits for the store", handle=handle, reason=str(fault))
+            return
+        connection.send(wire.Acknowledged(handle))
+
+    async def _tell_waiters(self) -> None:
+        async with self._progress:
+            self._progress.notify_all()

@@ -1,0 +1,151 @@
+"""How does automation ask the bridge? One async client, by unix socket or URL and token, typed by the API's rows.
+
+async with AdminClient.local("/var/vcap/data/cfbridge/api.sock") as client:
+    async for org in client.orgs(name="acme"): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from types import TracebackType
+from typing import Any, Self, cast
+from urllib.parse import quote
+
+import aiohttp
+import orjson
+import stamina
+from pydantic import TypeAdapter
+
+from cfbridge.api.operations import RESOURCES, ROOT
+from cfbridge.api.resources import (
+    AsgRow,
+    CellRow,
+    FoundationRow,
+    GroupRow,
+    LeaseRow,
+    OrgRow,
+    PolicyRow,
+    PoolRow,
+    RuleRow,
+    Status,
+    VmRow,
+    WorkloadRow,
+)
+from egress.values import Refused, RefusedError, Unavailable
+
+Filter = str | int | bool
+_STATUS: TypeAdapter[Status] = TypeAdapter(Status)
+_NOT_NOW = frozenset({429, 500, 502, 503, 504})
+
+
+class AdminClient:
+    """Retries on Unavailable; a refusal is raised at once, as RefusedError."""
+
+    def __init__(
+        self, url: str, token: str = "", *, socket: str = "", attempts: int = 5, timeout_seconds: float = 10.0
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._socket = socket
+        self._attempts = attempts
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def local(cls, socket: str, **settings: Any) -> Self:
+        """By the unix socket, as root."""
+        return cls("http://cfbridge", socket=socket, **settings)
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.UnixConnector(self._socket) if self._socket else None
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, query: Mapping[str, Filter] | None = None) -> bytes:
+        """The body of one answer. RefusedError for what was asked wrongly, Unavailable when all attempts failed."""
+        retrying = stamina.retry_context(on=Unavailable, attempts=self._attempts, wait_initial=0.1, wait_max=2.0)
+        async for attempt in retrying:
+            with attempt:
+                return await self._get_once(path, query or {})
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _get_once(self, path: str, query: Mapping[str, Filter]) -> bytes:
+        assert self._session is not None, "use the client in `async with`"
+        said = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
+        try:
+            async with self._session.get(self._url + path, params=said) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            where = self._socket or self._url
+            raise Unavailable(f"the bridge at {where} does not answer: {error or type(error).__name__}") from error
+        if response.status == 200:
+            return body
+        refused = _refusal(response.status, body)
+        if response.status in _NOT_NOW:
+            raise Unavailable(f"{refused.message} ({refused.code})")
+        raise RefusedError(refused)
+
+    async def status(self) -> Status:
+        return _STATUS.validate_json(await self.get(f"{ROOT}/status"))
+
+    async def list(self, resource: str, **query: Filter) -> AsyncIterator[Any]:
+        """Every row that matches, page by page."""
+        asked = {"limit": 500, **query}
+        while True:
+            page = orjson.loads(await self.get(f"{ROOT}/{resource}", asked))
+            for row in RESOURCES[resource].many.validate_python(page["items"]):
+                yield row
+            if page["next"] is None:
+                return
+            asked = {**asked, "after": page["next"]}
+
+    async def show(self, resource: str, id_: str) -> Any:
+        return RESOURCES[resource].one.validate_json(await self.get(f"{ROOT}/{resource}/{quote(id_, safe='')}"))
+
+    def foundations(self, **query: Filter) -> AsyncIterator[FoundationRow]:
+        return self.list("foundations", **query)
+
+    def cells(self, **query: Filter) -> AsyncIterator[CellRow]:
+        return self.list("cells", **query)
+
+    def orgs(self, **query: Filter) -> AsyncIterator[OrgRow]:
+        return self.list("orgs", **query)
+
+    def pools(self, **query: Filter) -> AsyncIterator[PoolRow]:
+        return self.list("pools", **query)
+
+    def leases(self, **query: Filter) -> AsyncIterator[LeaseRow]:
+        return self.list("leases", **query)
+
+    def workloads(self, **query: Filter) -> AsyncIterator[WorkloadRow]:
+        return self.list("workloads", **query)
+
+    def policies(self, **query: Filter) -> AsyncIterator[PolicyRow]:
+        return self.list("policies", **query)
+
+    def asgs(self, **query: Filter) -> AsyncIterator[AsgRow]:
+        return self.list("asgs", **query)
+
+    def rules(self, **query: Filter) -> AsyncIterator[RuleRow]:
+        return self.list("rules", **query)
+
+    def vms(self, **query: Filter) -> AsyncIterator[VmRow]:
+        return self.list("vms", **query)
+
+    def groups(self, **query: Filter) -> AsyncIterator[GroupRow]:
+        return self.list("groups", **query)
+
+
+def _refusal(status: int, body: bytes) -> Refused:
+    try:
+        said = orjson.loads(body)
+        errors = cast("list[dict[str, str]]", said.get("errors") or [{}])
+        return Refused(str(said["code"]), str(said["detail"]), errors[0].get("pointer", ""))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return Refused("BAD_ANSWER", f"the bridge answered {status} with something else than a problem")

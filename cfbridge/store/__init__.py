@@ -1,0 +1,5 @@
+"""Where does what is held survive a crash? In SQLite or PostgreSQL, behind one `Store`."""
+
+from cfbridge.store.store import Deposed as Deposed
+from cfbridge.store.store import Store as Store
+from cfbridge.store.store import Stored as Stored

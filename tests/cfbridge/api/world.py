@@ -1,0 +1,146 @@
+"""A small world for the API's tests: two orgs, three containers, a VM, policies, an ASG, rules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cfbridge.api.views import Alarm
+from cfbridge.intent import Intent, Vm
+from cfbridge.inventory import App, FoundationState, Look, Org, Space
+from cfbridge.snapshot import CellState, Held, Snapshot
+from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
+from egress.values import QualifiedId, parse_range
+from garden_plugin.wire import MappedPort, PortReport
+from policy_sync import translate
+from policy_sync.model import (
+    Action,
+    Asg,
+    CfPolicy,
+    GardenRule,
+    Group,
+    Protocol,
+    Rule,
+    Selector,
+    SelectorKind,
+    Service,
+    Tier,
+    World,
+)
+from policy_sync.ruleset import RuleLabel, Ruleset
+
+
+def q(guid: str) -> QualifiedId:
+    return QualifiedId(f"cf:{guid}")
+
+
+POLICY = CfPolicy(q("app-front"), q("app-back"), Protocol.TCP, 8080, 8080)
+RANGE_POLICY = CfPolicy(q("app-back"), q("app-front"), Protocol.UDP, 5000, 5100)
+ASG = Asg(
+    q("asg-1"),
+    "public",
+    (
+        GardenRule(Protocol.TCP, (parse_range("10.0.0.0/8"),), ((443, 443), (8000, 8100))),
+        GardenRule(Protocol.ICMP, (parse_range("0.0.0.0/0"),), icmp_type=8),
+        GardenRule(Protocol.ALL, (parse_range("192.0.2.1-192.0.2.9"),)),
+    ),
+    running_spaces=frozenset({q("space-dev")}),
+    running_default=False,
+)
+STATE = FoundationState(
+    "cf",
+    orgs={q("org-acme"): Org(q("org-acme"), "acme"), q("org-globex"): Org(q("org-globex"), "globex", suspended=True)},
+    spaces={q("space-dev"): Space(q("space-dev"), "dev", q("org-acme"))},
+    apps={
+        q("app-front"): App(q("app-front"), "frontend", q("space-dev")),
+        q("app-back"): App(q("app-back"), "backend", q("space-dev")),
+    },
+    policies=frozenset({POLICY, RANGE_POLICY}),
+    asgs={ASG.id: ASG},
+    looks={kind: Look(complete_at=1_800_000_000.0) for kind in ("orgs", "spaces", "apps", "policies", "asgs")},
+)
+INTENT_RULE = Rule(
+    key="rule:web to database",
+    name="web to database",
+    tier=Tier.APPLICATION,
+    section="payments",
+    sources=(Selector(SelectorKind.APP, q("app-front")),),
+    destinations=(Selector(SelectorKind.WORKLOAD, "vm:db-1"), Selector(SelectorKind.GROUP, "databases")),
+    services=(Service(Protocol.TCP, ((5432, 5432),)),),
+    action=Action.ALLOW,
+    owner="payments",
+    provenance="intent file",
+)
+INTENT = Intent(
+    tenants=(OrgWish(q("org-acme"), NetworkMode.NAT, name="acme"),),
+    vms=(Vm("db-1", ("10.240.3.11",), q("org-acme"), "tap-db1", "cell-1"),),
+    groups=(Group("databases", (Selector(SelectorKind.WORKLOAD, "vm:db-1"), Selector(SelectorKind.ORG, "?gone"))),),
+    rules=(INTENT_RULE,),
+)
+PORTS = {
+    "cf:handle-1": PortReport("handle-1", (), "org-acme", "space-dev", "app-front", "app", instance_index=0),
+    "cf:handle-2": PortReport(
+        *("handle-2", (), "org-acme", "space-dev", "app-back", "app"),
+        instance_index=0,
+        mapped_ports=(MappedPort(61001, 8080),),
+    ),
+    "cf:handle-3": PortReport(
+        *("handle-3", (), "org-new", "space-new", "app-new", "app"),
+        org_name="newcomer",
+        space_name="prod",
+        app_name="first",
+        instance_index=2,
+    ),
+}
+LEASES = {
+    "cf:handle-1": (Lease("10.240.1.4", "cf:handle-1", q("org-acme"), "cell-1"),),
+    "cf:handle-2": (Lease("10.240.1.5", "cf:handle-2", q("org-acme"), "cell-1"),),
+    "cf:handle-3": (Lease("10.240.2.4", "cf:handle-3", q("org-new"), "cell-1"),),
+}
+SNAPSHOT = Snapshot(
+    revision=41,
+    inventory={"cf": STATE},
+    intent=INTENT,
+    held=Held(
+        version=7,
+        org_networks=(OrgNetwork(q("org-acme"), "10.240.1.0/24", "overlay"),),
+        leases=LEASES,
+        snat_addresses={q("org-acme"): (SnatAddress(q("org-acme"), "203.0.113.7", "snat"),)},
+        rule_ids={
+            INTENT_RULE.key: 42,
+            translate.policy_key(POLICY): 50,
+            translate.asg_key(ASG.id, ASG.rules[0]): 60,
+            "baseline:any-to-any": 1,
+        },
+        pool_use={"overlay": 0.25},
+    ),
+    cells={
+        "cell-1": CellState(
+            "cell-1", "cf", True, "boot", ("10.0.0.5",), heard_at=1_800_000_001.0, reached=41, ports=PORTS
+        )
+    },
+    pools=(
+        Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/14",)),
+        Pool("snat", PoolKind.SNAT, ("203.0.113.0/26",), reserved=(("acme", ("203.0.113.7",)),)),
+    ),
+)
+LABELS = {
+    42: RuleLabel(INTENT_RULE.key, "web to database", Tier.APPLICATION),
+    50: RuleLabel(translate.policy_key(POLICY), "", Tier.APPLICATION),
+    60: RuleLabel(translate.asg_key(ASG.id, ASG.rules[0]), "", Tier.APPLICATION),
+    1: RuleLabel("baseline:any-to-any", "", Tier.BASELINE),
+}
+
+
+@dataclass
+class FakeFacade:
+    """What the bridge is to the API, without a bridge."""
+
+    started_at: float = 1_800_000_000.0
+    snapshot: Snapshot = SNAPSHOT
+    ruleset: Ruleset = field(default_factory=lambda: Ruleset(labels=LABELS))
+    world: World = field(
+        default_factory=lambda: World(
+            rules=(*translate.system_rules(dns_listeners=("169.254.0.53",)), INTENT_RULE, *translate.baseline_rules())
+        )
+    )
+    alarms: tuple[Alarm, ...] = ()

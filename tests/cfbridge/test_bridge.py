@@ -1,0 +1,190 @@
+"""What does the bridge do with what it knows? The composition root on a real store, without its sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from cfbridge import bridge as bridge_module
+from cfbridge.bridge import Bridge
+from cfbridge.holdings import Holdings
+from cfbridge.inventory import FoundationState, Look, Org
+from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
+from cfbridge.snapshot import CellState
+from cfbridge.store import Store
+from egress.model import OrgWish, Pool, PoolKind
+from egress.values import QualifiedId
+from garden_plugin.wire import PortReport
+from policy_sync.model import CfPolicy, Protocol
+
+ACME = QualifiedId("cf:acme-guid")
+KINDS = ("orgs", "spaces", "apps", "processes", "policies", "asgs")
+VM = "vms:\n  db: {org: acme, addresses: [10.240.7.20]}\n"
+
+
+def config(folder: Path, written: str) -> BridgeConfig:
+    (folder / "intent.yml").write_text(written)
+    return BridgeConfig(
+        foundations=(FoundationConfig("cf", "https://cc", "id", "/secret", PolicyServerConfig("https://ps")),),
+        pools=(Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/16",)),),
+        store=f"sqlite:///{folder}/store.db",
+        state_dir=str(folder),
+        intent_file=str(folder / "intent.yml"),
+    )
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(f"sqlite:///{tmp_path}/store.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def holdings(store: Store, tmp_path: Path) -> AsyncIterator[Holdings]:
+    opened = await Holdings.open(store, config(tmp_path, "").pools, config(tmp_path, "").defaults)
+    yield opened
+    await opened.close()
+
+
+def looked_at(*kinds: str, named: str = "acme") -> FoundationState:
+    return FoundationState("cf", orgs={ACME: Org(ACME, named)}, looks={kind: Look(1.0) for kind in kinds})
+
+
+async def realised(bridge: Bridge, revision: int = 1) -> None:
+    await bridge._realise(revision)
+
+
+def addresses(holdings: Holdings, workload: str) -> list[str]:
+    return [lease.address for lease in holdings.held.leases.get(workload, ())]
+
+
+async def test_a_machine_keeps_its_address_while_its_org_has_not_been_read(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    before = Bridge(config(tmp_path, VM), store, holdings)
+    before.publish(looked_at(*KINDS))
+    await realised(before)
+    assert addresses(holdings, "vm:db") == ["10.240.7.20"]
+
+    await realised(Bridge(config(tmp_path, VM), store, holdings))
+
+    assert addresses(holdings, "vm:db") == ["10.240.7.20"]
+
+
+async def test_a_machine_keeps_its_address_when_its_org_is_renamed(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, VM), store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge)
+
+    bridge.publish(looked_at(*KINDS, named="acme-corp"))
+    await realised(bridge, 2)
+
+    assert addresses(holdings, "vm:db") == ["10.240.7.20"]
+
+
+async def test_a_machine_that_changes_its_address_holds_the_new_one(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, VM), store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge)
+
+    again = Bridge(config(tmp_path, VM.replace("7.20", "7.21")), store, holdings)
+    again.publish(looked_at(*KINDS))
+    await realised(again)
+
+    assert addresses(holdings, "vm:db") == ["10.240.7.21"]
+
+
+async def test_a_machine_that_nobody_declares_any_more_gives_its_address_back(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, VM), store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge)
+
+    again = Bridge(config(tmp_path, ""), store, holdings)
+    again.publish(looked_at(*KINDS))
+    await realised(again)
+
+    assert addresses(holdings, "vm:db") == []
+
+
+@pytest.mark.parametrize("missing", ["orgs", "spaces", "apps", "policies", "asgs"])
+async def test_nothing_is_published_while_a_rule_could_name_somebody_who_was_not_read(
+    tmp_path: Path, store: Store, holdings: Holdings, missing: str
+) -> None:
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    bridge.publish(looked_at(*(kind for kind in KINDS if kind != missing)))
+    await realised(bridge)
+    assert bridge.ruleset.tiers == {}
+
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge, 2)
+    assert bridge.ruleset.tiers
+
+
+async def test_an_app_whose_name_cannot_be_stored_stops_no_other(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    monster, well = "x" * 5_000, "app-guid"
+    ports = {
+        f"cf:{handle}": PortReport(handle, org="acme-guid", space="s", app=app, lifecycle="app")
+        for handle, app in (("bad", monster), ("good", well))
+    }
+    for workload in ports:
+        await holdings.lease(workload, OrgWish(ACME, name="acme"), "cell-1")
+    bridge.cells.states = {"cell-1": CellState("cell-1", "cf", ports=ports)}
+    app = QualifiedId(f"cf:{well}")
+    bridge.publish(replace(looked_at(*KINDS), policies=frozenset({CfPolicy(app, app, Protocol.TCP, 80, 80)})))
+
+    await realised(bridge)
+
+    assert len(bridge.ruleset.policies) == 1
+    assert "RULE_WITHOUT_ID" in {alarm.code for alarm in bridge.alarms}
+
+
+async def test_an_allow_that_expires_ends_without_another_change(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    soon = datetime.fromtimestamp(time.time() + 0.5, UTC).isoformat()
+    rule = f"{{name: open, from: [any], to: [10.240.0.0/16], services: [all], action: allow, expires: '{soon}'}}"
+    bridge = Bridge(config(tmp_path, f"rules:\n  application:\n    now: [{rule}]\n"), store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    loop = asyncio.create_task(bridge.reconciler.run())
+    try:
+        async with asyncio.timeout(10):
+            while not bridge.ruleset.tiers or any(label.key == "rule:open" for label in bridge.ruleset.labels.values()):
+                await asyncio.sleep(0.01)
+    finally:
+        loop.cancel()
+
+
+async def test_an_intent_file_that_cannot_be_seen_is_an_alarm_and_no_end(
+    tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "INTENT_POLL_SECONDS", 0.01)
+    folder = tmp_path / "intent"
+    folder.mkdir()
+    bridge = Bridge(config(folder, VM), store, holdings)
+    watching = asyncio.create_task(bridge.watch_intent())
+    await asyncio.sleep(0)
+    folder.rename(tmp_path / "away")
+    folder.write_text("now a file is where the folder was")
+    try:
+        async with asyncio.timeout(5):
+            while not watching.done() and "INTENT_UNREADABLE" not in {alarm.code for alarm in bridge.alarms}:
+                await asyncio.sleep(0.01)
+        assert not watching.done()
+    finally:
+        watching.cancel()

@@ -1,0 +1,311 @@
+"""What does the bridge answer an agent? A real unix socket, an agent that speaks by hand, holdings in a dict."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cfbridge.cells import Cells
+from egress.model import Lease, OrgWish
+from egress.topology import Topology
+from egress.values import QualifiedId, Refused, Unavailable, qualify
+from garden_plugin import frames, wire
+from garden_plugin.dataplane.base import LogicalNetwork
+
+
+class HoldingsInADict:
+    def __init__(self) -> None:
+        self.leases: dict[str, tuple[Lease, ...]] = {}
+        self.refuse: Refused | None = None
+        self.away = False
+        self.adopted: dict[str, Mapping[str, tuple[OrgWish, tuple[str, ...]]]] = {}
+
+    async def lease(self, workload: str, wish: OrgWish, cell: str) -> tuple[Lease, ...] | Refused:
+        if self.away:
+            raise Unavailable("the database does not answer")
+        if self.refuse is not None:
+            return self.refuse
+        address = f"10.240.0.{10 + len(self.leases)}"
+        return self.leases.setdefault(workload, (Lease(address, workload, wish.org, cell),))
+
+    async def release(self, workload: str) -> None:
+        if self.away:
+            raise Unavailable("the database does not answer")
+        self.leases.pop(workload, None)
+
+    async def adopt(self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        self.adopted[cell] = reported
+        return ()
+
+
+class SpokenAgent:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._decoder = msgspec.msgpack.Decoder(wire.FromBridge)
+
+    def say(self, message: wire.FromAgent) -> None:
+        self._writer.write(frames.frame(message))
+
+    async def hear(self) -> wire.FromBridge:
+        return self._decoder.decode(await asyncio.wait_for(frames.read_frame(self._reader), 5))
+
+    async def hung_up_on(self) -> bool:
+        return await asyncio.wait_for(self._reader.read(), 5) == b""
+
+    def leave(self) -> None:
+        self._writer.close()
+
+
+class Bench:
+    """Cells under test, and what they were told."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path / "bridge.sock")
+        self.holdings = HoldingsInADict()
+        self.reason = ""
+        self.changes = 0
+        self.cells = Cells(
+            foundation="cf",
+            epoch=7,
+            mtu=1442,
+            holdings=self.holdings,
+            wish=lambda guid, name: OrgWish(qualify("cf", guid), name=name),
+            ready=lambda: self.reason,
+            changed=self._changed,
+        )
+
+    def _changed(self) -> int:
+        self.changes += 1
+        return 100 + self.changes
+
+    async def agent(self, cell: str = "cell-1", *ports: wire.PortReport, version: int = wire.VERSION) -> SpokenAgent:
+        agent = SpokenAgent(*await asyncio.open_unix_connection(self.path))
+        agent.say(wire.Hello(version, cell, "boot-1", ("192.0.2.10",), ports))
+        return agent
+
+
+@pytest.fixture
+async def bench(tmp_path: Path):
+    bench = Bench(tmp_path)
+    server = await bench.cells.serve(bench.path)
+    yield bench
+    server.close()
+
+
+def port(handle: str = "h1") -> wire.PortReport:
+    return wire.PortReport(handle=handle, org="org-1", space="space-1", app="app-1", lifecycle="app", org_name="acme")
+
+
+def network(revision: int, *pools: str) -> LogicalNetwork:
+    return LogicalNetwork(revision, Topology(pools=pools))
+
+
+async def test_an_agent_is_welcomed_with_epoch_and_foundation(bench: Bench):
+    agent = await bench.agent()
+    assert await agent.hear() == wire.Welcome(wire.VERSION, 7, "cf")
+
+
+async def test_an_attach_is_granted_with_a_revision_to_wait_for(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    assert await agent.hear() == wire.Granted(1, ("10.240.0.10",), 102, 1442)
+    assert bench.cells.states["cell-1"].ports["cf:h1"].addresses == ("10.240.0.10",)
+
+
+async def test_an_org_without_room_is_refused_in_words(bench: Bench):
+    bench.holdings.refuse = Refused("IP_POOL_EXHAUSTED", "pool overlay is full")
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    assert await agent.hear() == wire.Denied(1, "IP_POOL_EXHAUSTED", "pool overlay is full", retry=False)
+    assert not bench.cells.states["cell-1"].ports
+
+
+async def test_a_store_that_is_away_is_said_as_retry(bench: Bench):
+    bench.holdings.away = True
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    answer = await agent.hear()
+    assert isinstance(answer, wire.Denied)
+    assert answer.retry
+
+
+async def test_before_the_first_look_an_attach_is_told_to_wait_and_why(bench: Bench):
+    bench.reason = "the policies of cf have not been read yet"
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    assert await agent.hear() == wire.Denied(1, "NOT_READY", bench.reason, retry=True)
+
+
+async def test_a_detach_is_acknowledged_only_when_the_lease_is_released(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    await agent.hear()
+    agent.say(wire.Detached("h1"))
+    assert await agent.hear() == wire.Acknowledged("h1")
+    assert not bench.holdings.leases
+    assert not bench.cells.states["cell-1"].ports
+
+
+async def test_a_port_reported_at_hello_is_adopted_with_its_address(bench: Bench):
+    held = msgspec.structs.replace(port(), addresses=("10.240.0.99",))
+    agent = await bench.agent("cell-1", held)
+    await agent.hear()
+    wish, addresses = bench.holdings.adopted["cell-1"]["cf:h1"]
+    assert (wish.org, addresses) == (QualifiedId("cf:org-1"), ("10.240.0.99",))
+
+
+async def test_the_first_span_is_whole_and_the_next_only_what_changed(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    bench.cells.deliver(network(105, "10.240.0.0/14"))
+    first = await agent.hear()
+    bench.cells.deliver(network(106, "10.240.0.0/14"))
+    second = await agent.hear()
+    assert isinstance(first, wire.Span)
+    assert isinstance(second, wire.Span)
+    assert (first.base, second.base) == (0, 105)
+    assert wire.merge(wire.merge(None, first), second) == network(106, "10.240.0.0/14")
+
+
+async def test_a_cell_that_comes_back_gets_the_whole_network_again(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    bench.cells.deliver(network(105))
+    await agent.hear()
+    agent.leave()
+    again = await bench.agent()
+    await again.hear()
+    bench.cells.deliver(network(106))
+    span = await again.hear()
+    assert isinstance(span, wire.Span)
+    assert span.base == 0
+
+
+async def test_a_network_compiled_before_the_hello_is_not_sent_to_it(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    bench.cells.deliver(network(100))
+    bench.cells.deliver(network(101))
+    span = await agent.hear()
+    assert isinstance(span, wire.Span)
+    assert span.revision == 101
+
+
+async def test_reached_is_seen_by_those_who_wait_for_the_revision(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    waiting = asyncio.create_task(bench.cells.reached(9, "cell-1", 5))
+    agent.say(wire.Reached(9))
+    assert await waiting
+
+
+async def test_a_cell_is_late_only_when_it_stays_behind(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    agent = await bench.agent()
+    await agent.hear()
+    bench.cells.deliver(network(105))
+    assert not bench.cells.late()
+    monkeypatch.setattr("cfbridge.cells.LATE_SECONDS", -1.0)
+    assert bench.cells.late() == ("cell-1",)
+    agent.say(wire.Reached(105))
+    assert await bench.cells.reached(105, "cell-1", 5)
+    assert not bench.cells.late()
+
+
+async def test_a_second_cell_is_refused_on_linux(bench: Bench):
+    await (await bench.agent("cell-1")).hear()
+    assert await (await bench.agent("cell-2")).hung_up_on()
+    assert [*bench.cells.states] == ["cell-1"]
+
+
+async def test_an_agent_of_another_version_is_hung_up_on(bench: Bench):
+    assert await (await bench.agent(version=99)).hung_up_on()
+    assert not bench.cells.states
+
+
+async def test_garbage_on_the_socket_ends_that_connection_alone(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    reader, writer = await asyncio.open_unix_connection(bench.path)
+    writer.write(b"\x00\x00\x00\x03abc")
+    assert await asyncio.wait_for(reader.read(), 5) == b""
+    agent.say(wire.Attach(1, port()))
+    assert isinstance(await agent.hear(), wire.Granted)
+
+
+async def test_a_cell_that_went_away_keeps_its_ports(bench: Bench):
+    agent = await bench.agent("cell-1", msgspec.structs.replace(port(), addresses=("10.240.0.99",)))
+    await agent.hear()
+    agent.leave()
+    async with asyncio.timeout(5):
+        while bench.cells.states["cell-1"].connected:
+            await asyncio.sleep(0.01)
+    assert [*bench.cells.states["cell-1"].ports] == ["cf:h1"]
+
+
+async def test_a_down_that_overtakes_its_up_leaves_no_port_behind(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Attach(1, port()))
+    agent.say(wire.Detached("h1"))
+    assert {type(await agent.hear()), type(await agent.hear())} == {wire.Granted, wire.Acknowledged}
+    assert not bench.cells.states["cell-1"].ports
+
+
+async def test_an_agent_that_does_not_read_is_kept_no_pile_of_spans_and_hears_the_newest(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    large = "x" * (8 << 20)
+    for revision in range(200, 230):
+        bench.cells.deliver(network(revision, f"{large}{revision}"))
+        await asyncio.sleep(0)
+    heard = []
+    while not heard or heard[-1] < 229:
+        span = await agent.hear()
+        assert isinstance(span, wire.Span)
+        heard.append(span.revision)
+    assert len(heard) < 10
+
+
+def test_nobody_but_root_can_come_to_the_agents_socket_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    listen = asyncio.start_unix_server
+
+    async def listening(*how: object, **said: object) -> asyncio.Server:
+        server = await listen(*how, **said)
+        seen.append((tmp_path / "bridge.sock").stat().st_mode & 0o777)
+        return server
+
+    async def serve() -> None:
+        monkeypatch.setattr(asyncio, "start_unix_server", listening)
+        (await Bench(tmp_path).cells.serve(str(tmp_path / "bridge.sock"))).close()
+
+    mask = os.umask(0)
+    try:
+        asyncio.run(serve())
+    finally:
+        os.umask(mask)
+    assert seen == [0o600]
+
+
+async def test_of_two_cells_that_come_at_once_one_is_served(bench: Bench):
+    both = [await bench.agent("cell-1"), await bench.agent("cell-2")]
+    gate = asyncio.Event()
+    adopt = bench.holdings.adopt
+
+    async def slow(cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        await gate.wait()
+        return await adopt(cell, reported)
+
+    bench.holdings.adopt = slow  # type: ignore[method-assign]
+    assert await both[1].hung_up_on()
+    gate.set()
+    assert isinstance(await both[0].hear(), wire.Welcome)
+    assert [*bench.holdings.adopted] == ["cell-1"]

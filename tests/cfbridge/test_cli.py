@@ -1,0 +1,217 @@
+"""Does each word of the command line do what its help says, quickly, and fail in one sentence?"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+
+from cfbridge import cli
+from cfbridge.api.views import Alarm
+from cfbridge.commands import daemons, tables
+from cfbridge.config import load_agent, read_bridge
+from tests.cfbridge.api.serving import Running
+from tests.cfbridge.api.world import SNAPSHOT, FakeFacade
+
+NEEDS_MORE = ("serve", "agent", "demo", "sim")
+"""Their examples start daemons or change the box; their own tests run them."""
+
+BRIDGE_YML = """
+foundations:
+  - name: cf
+    api: https://api.example.com
+    client_id: cfbridge
+    client_secret_file: /secret
+    policy_server: {url: "https://policy-server:4003"}
+pools: [{name: overlay, kind: container, prefixes: [10.240.0.0/14]}]
+"""
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    running = Running(FakeFacade(), tmp_path)
+    monkeypatch.setenv("CFBRIDGE_SOCKET", running.socket)
+    monkeypatch.delenv("CFBRIDGE_URL", raising=False)
+    monkeypatch.delenv("CFBRIDGE_TOKEN", raising=False)
+    yield running
+    running.close()
+
+
+def every_command(
+    command: click.Command, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if words:
+        yield words, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from every_command(below, (*words, name))
+
+
+COMMANDS = dict(every_command(cli.cfbridge))
+
+
+def example_of(command: click.Command) -> list[str]:
+    found = re.search(r"Example:\n\s+cfbridge (.+)", command.help or "")
+    assert found, f"the help of {command.name} has no example"
+    return found[1].split()
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_commands_help_has_an_example_of_it(words: tuple[str, ...]) -> None:
+    assert tuple(example_of(COMMANDS[words])[: len(words)]) == words
+
+
+@pytest.mark.parametrize("words", [w for w in COMMANDS if w[0] not in NEEDS_MORE], ids=" ".join)
+def test_every_example_runs(
+    bridge: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "bridge.yml").write_text(BRIDGE_YML)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(example_of(COMMANDS[words])) == 0
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_example_is_understood(words: tuple[str, ...]) -> None:
+    command = COMMANDS[words]
+    rest = example_of(command)[len(words) :]
+    needed = ["--api", "http://127.0.0.1:1"] if words[0] == "sim" and len(words) > 1 else []
+    assert command.make_context(words[-1], rest + needed, resilient_parsing=isinstance(command, click.Group))
+
+
+@pytest.mark.parametrize(
+    "kind", ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group"]
+)
+def test_every_list_is_a_table_for_people_and_json_for_programs(
+    bridge: Running, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    assert cli.run([kind, "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert cli.run([kind, "list", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == len(lines) - 1 > 0
+
+
+def test_orgs_are_a_table_as_cf_prints_them(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["org", "list"])
+    assert capsys.readouterr().out == (
+        "name       mode     subnets         leaves as     workloads   refused\n"
+        "acme       nat      10.240.1.0/24   203.0.113.7   2\n"
+        "globex     shared                                 0\n"
+        "newcomer   shared                                 1\n"
+    )
+
+
+def test_guids_are_shown_only_when_asked_for(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run(["workload", "list"])
+    assert "cf:" not in capsys.readouterr().out
+    cli.run(["workload", "list", "--guids", "--app", "backend"])
+    assert "cf:app-back" in capsys.readouterr().out
+
+
+def test_a_long_list_is_read_to_its_end(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = next(iter(SNAPSHOT.inventory["cf"].policies))
+    many = frozenset(replace(policy, first_port=port, last_port=port) for port in range(1, 1202))
+    inventory = {"cf": replace(SNAPSHOT.inventory["cf"], policies=many)}
+    bridge.facade.snapshot = replace(SNAPSHOT, inventory=inventory)
+    cli.run(["policy", "list", "--json"])
+    assert len(json.loads(capsys.readouterr().out)) == 1201
+
+
+def test_an_empty_list_says_so(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["org", "list", "--name", "nobody"]) == 0
+    assert capsys.readouterr().out == "No orgs found.\n"
+
+
+def test_status_is_one_line_when_all_is_well(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["status"]) == 0
+    assert capsys.readouterr().out == "ok: 3 workloads on 1 cell, revision 41\n"
+
+
+def test_status_ends_with_3_when_degraded(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    bridge.facade.alarms = (Alarm("degraded", "CELL_AWAY", "the agent of cell-1 is not connected"),)
+    assert cli.run(["status"]) == 3
+    assert capsys.readouterr().out == "degraded: the agent of cell-1 is not connected\n"
+    assert cli.run(["status", "--json"]) == 3
+
+
+def test_by_url_a_token_is_needed(
+    bridge: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CFBRIDGE_URL", bridge.server.addresses[1])
+    assert cli.run(["status"]) == 1
+    assert "CFBRIDGE_TOKEN" in capsys.readouterr().err
+    monkeypatch.setenv("CFBRIDGE_TOKEN", bridge.server.token)
+    assert cli.run(["status"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["status", "--socket", "/nowhere/api.sock"], 3, "Is `cfbridge serve` running? (UNAVAILABLE)"),
+        (["status", "--url", "http://127.0.0.1:1"], 3, "(UNAVAILABLE)"),
+        (["status", "--url", "gopher://x"], 1, "(BAD_URL)"),
+        (["status", "--url", "http://127.0.0.1:port"], 1, "(BAD_URL)"),
+        (["config", "check", "/nowhere.yml"], 1, "can not be read"),
+        (["ogr", "list"], 2, "Did you mean 'org'?"),
+        (["org", "list", "--gids"], 2, "--guids"),
+        (["sim", "push", "frontend", "--api", "http://127.0.0.1:1"], 2, "ORG/SPACE/APP"),
+        (["serve"], 2, "--config"),
+        (["serve", "--config", "/nowhere.yml"], 1, "can not be read"),
+        (["agent", "--config", "/nowhere.yml"], 1, "can not be read"),
+    ],
+)
+def test_an_error_is_a_sentence_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], words: list[str], code: int, says: str
+) -> None:
+    assert cli.run(words) == code
+    said = capsys.readouterr().err
+    assert says in said
+    assert "Traceback" not in said
+
+
+def test_config_check_names_the_line_and_the_nearest_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bridge.yml"
+    path.write_text(BRIDGE_YML.replace("client_id", "client_ids"))
+    assert cli.run(["config", "check", str(path)]) == 1
+    assert re.search(r"line 5, column \d+: .*did you mean 'client_id'\?", capsys.readouterr().err)
+
+
+def test_config_check_reads_the_intent_file_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "intent.yml").write_text("groups: {a: [nonsense]}")
+    path = tmp_path / "bridge.yml"
+    path.write_text(f"{BRIDGE_YML}intent_file: {tmp_path}/intent.yml\n")
+    assert cli.run(["config", "check", str(path)]) == 1
+    assert "names nothing" in capsys.readouterr().err
+
+
+def test_an_agent_told_in_the_bridges_file_gets_a_file_of_its_own(tmp_path: Path) -> None:
+    settings = read_bridge(f"{BRIDGE_YML}state_dir: {tmp_path}/state\ncell: {{name: cell-1, uplinks: [eth0]}}\n")
+    written = daemons.with_agent_file(settings)
+    assert settings.cell is not None
+    assert written.cell is not None
+    assert load_agent(written.cell.agent_config) == settings.cell.agent
+    assert Path(written.cell.agent_config).stat().st_mode & 0o777 == 0o600
+
+
+def test_names_can_not_move_the_terminals_cursor() -> None:
+    assert tables.table(["name"], [["a\x1b[2Jb\n"], ["日本"]]).splitlines()[1] == r"a\x1b[2Jb\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["org", "list", "--help"], ["org", "list", "--json"]])
+def test_asking_imports_nothing_heavy(bridge: Running, words: list[str]) -> None:
+    look = (
+        "import sys; from cfbridge import cli; code = cli.run(sys.argv[1:]); "
+        "heavy = {'aiohttp', 'pydantic', 'structlog', 'sqlalchemy', 'yaml', 'rich', 'msgspec', 'asyncio'}; "
+        "print('\\nHEAVY', sorted(heavy & set(sys.modules)), code)"
+    )
+    done = subprocess.run([sys.executable, "-c", look, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY [] 0"

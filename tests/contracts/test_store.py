@@ -1,0 +1,185 @@
+"""Does each engine keep what was written, guard against double allocation, and speak our words when it fails?"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from cfbridge.store import Deposed, Store, Stored, tables
+from cfbridge.store import store as store_
+from egress.ledger import Changes, Holding
+from egress.model import Lease, OrgNetwork, SnatAddress
+from egress.values import QualifiedId, RefusedError, Unavailable
+
+ACME, GLOBEX = QualifiedId("cf:acme"), QualifiedId("cf:globex")
+NETWORK = OrgNetwork(ACME, "10.240.0.0/24", "overlay")
+LEASE = Lease("10.240.0.3", "cf:a", ACME, "cell-1")
+SNAT = SnatAddress(ACME, "203.0.113.1", "snat")
+RESTING = Lease("10.240.0.3", "cf:a", ACME, "cell-1", 1_700_000_000.123456)
+
+OpenStore = Callable[[], Awaitable[Store]]
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> Store:
+    opened = await open_store()
+    await opened.lead()
+    return opened
+
+
+async def test_a_new_store_is_empty(store: Store) -> None:
+    assert await store.load() == Stored()
+    assert await store.settings() == {}
+
+
+async def test_what_was_committed_is_there_for_the_next_bridge(store: Store, open_store: OpenStore) -> None:
+    await store.commit(Changes(((None, NETWORK),), ((None, LEASE),), ((None, SNAT),)), {"policy:☃": 1})
+    await store.set("colour", "blue")
+    await store.set("colour", "green")
+    await store.close()
+    after = await open_store()
+    assert await after.load() == Stored(Holding((NETWORK,), (LEASE,), (SNAT,)), {"policy:☃": 1})
+    assert await after.settings() == {"colour": "green"}
+
+
+async def test_a_row_is_changed_given_to_another_and_deleted(store: Store) -> None:
+    other = Lease("10.240.0.3", "cf:b", GLOBEX, "cell-2")
+    await store.commit(Changes(leases=((None, LEASE),)))
+    await store.commit(Changes(leases=((LEASE, RESTING),)))
+    assert (await store.load()).holding.leases == (RESTING,)
+    await store.commit(Changes(leases=((RESTING, other),)))
+    assert (await store.load()).holding.leases == (other,)
+    await store.commit(Changes(leases=((other, None),)))
+    assert (await store.load()).holding.leases == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule_ids"),
+    [
+        pytest.param(Changes(leases=((None, Lease("10.240.0.3", "cf:b", GLOBEX)),)), None, id="address"),
+        pytest.param(
+            Changes(leases=((RESTING, Lease("10.240.0.3", "cf:b", GLOBEX)),)), None, id="address thought free"
+        ),
+        pytest.param(Changes(org_networks=((None, OrgNetwork(GLOBEX, "10.240.0.0/24", "p")),)), None, id="prefix"),
+        pytest.param(Changes(snat_addresses=((None, SnatAddress(GLOBEX, "203.0.113.1", "p")),)), None, id="snat"),
+        pytest.param(Changes(), {"k": 2}, id="rule key"),
+        pytest.param(Changes(), {"other": 1}, id="rule id"),
+        pytest.param(Changes(), {"other": 1 << 30}, id="rule id of 31 bits"),
+    ],
+)
+async def test_nothing_is_given_twice_and_the_rest_of_the_commit_is_undone(
+    store: Store, changes: Changes, rule_ids: dict[str, int] | None
+) -> None:
+    await store.commit(Changes(((None, NETWORK),), ((None, LEASE),), ((None, SNAT),)), {"k": 1})
+    before = await store.load()
+    innocent = (None, Lease("10.240.0.4", "cf:innocent", ACME))
+    with pytest.raises(Unavailable):
+        await store.commit(Changes(changes.org_networks, (innocent, *changes.leases), changes.snat_addresses), rule_ids)
+    assert await store.load() == before
+
+
+async def test_who_does_not_lead_writes_nothing(open_store: OpenStore) -> None:
+    store = await open_store()
+    with pytest.raises(Deposed):
+        await store.commit(Changes(leases=((None, LEASE),)))
+    assert await store.load() == Stored()
+
+
+async def test_the_older_epochs_writes_are_refused(store: Store, open_store: OpenStore) -> None:
+    newer = await open_store()
+    assert await newer.lead() > store.epoch
+    with pytest.raises(Deposed):
+        await store.commit(Changes(leases=((None, LEASE),)))
+    with pytest.raises(Deposed):
+        await store.set("colour", "blue")
+    await newer.commit(Changes(leases=((None, LEASE),)))
+    assert (await store.load()).holding.leases == (LEASE,)
+
+
+async def test_the_migrations_make_the_tables_that_the_code_speaks(store: Store) -> None:
+    def differences(connection: sa.Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), tables.metadata))
+
+    async with store._engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+def test_the_newest_migration_is_the_one_that_the_code_names() -> None:
+    assert ScriptDirectory(str(store_.MIGRATIONS)).get_heads() == [store_.NEWEST]
+
+
+async def test_a_store_of_a_newer_cfbridge_is_refused(store: Store, open_store: OpenStore) -> None:
+    async with store._engine.begin() as connection:
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(RefusedError, match="STORE_TOO_NEW"):
+        await open_store()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite://", "sqlite:///:memory:", "mysql://host/db", "postgresql://h:port/x", "/var/state.db"]
+)
+async def test_a_url_that_can_be_no_store_is_refused(url: str) -> None:
+    with pytest.raises(RefusedError, match="STORE_URL_BAD"):
+        await Store.open(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{0}/no/folder/state.db", "postgresql://cfbridge@/x?host={0}&port=5432"])
+async def test_a_store_that_is_not_there_is_unavailable(url: str, tmp_path: Path) -> None:
+    with pytest.raises(Unavailable):
+        await Store.open(url.format(tmp_path))
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"not a database, " * 1000)
+    with pytest.raises(Unavailable, match="not a database"):
+        await Store.open(f"sqlite:///{tmp_path}/state.db")
+
+
+async def test_any_fault_of_the_engine_is_unavailable(store: Store) -> None:
+    async with store._engine.begin() as connection:
+        for table in ("leases", "settings", "rule_ids"):
+            await connection.execute(sa.text(f"DROP TABLE {table}"))
+    for attempt in (store.load, store.settings, lambda: store.set("a", "b"), lambda: store.commit(Changes(), {"k": 1})):
+        with pytest.raises(Unavailable):
+            await attempt()
+
+
+@pytest.mark.postgres
+async def test_a_broken_connection_is_made_anew(postgres: str, store: Store, store_url: str) -> None:
+    if store_url.startswith("postgresql"):
+        async with store._engine.connect() as connection:
+            backend = (await connection.execute(sa.text("SELECT pg_backend_pid()"))).scalar_one()
+        killer = await Store.open(store_url)
+        async with killer._engine.connect() as connection:
+            await connection.execute(sa.text(f"SELECT pg_terminate_backend({backend})"))
+        await killer.close()
+    else:
+        await store.close()
+    await store.commit(Changes(leases=((None, LEASE),)))
+    assert (await store.load()).holding.leases == (LEASE,)
+
+
+async def test_a_full_disk_is_unavailable_and_what_was_there_stays(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite:///{tmp_path}/state.db")
+    await store.lead()
+    await store.commit(Changes(leases=((None, LEASE),)))
+    async with store._engine.connect() as connection:
+        await connection.exec_driver_sql("PRAGMA max_page_count = 30")
+    with pytest.raises(Unavailable, match="full"):
+        await store.commit(Changes(), {f"policy:{n}": n for n in range(1, 10_000)})
+    assert await store.load() == Stored(Holding(leases=(LEASE,)))
+    await store.close()
+
+
+async def test_sqlite_commits_survive_a_power_cut(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite:///{tmp_path}/state.db")
+    async with store._engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
+    await store.close()
