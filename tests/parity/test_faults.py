@@ -1,0 +1,44 @@
+"""Does the parity runner find what is broken, and nothing where nothing is? With real packets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.parity import plays, runner
+from tests.parity.faults import FAULTS, Fault
+from tests.parity.plays import OnLinux
+
+pytestmark = pytest.mark.packets
+SEED, WORLDS = 1, 60
+"""No fault: no disagreement in these worlds. So one that is seen with a fault is seen because of it."""
+
+
+@contextmanager
+def stage() -> Iterator[OnLinux]:
+    player = OnLinux()
+    try:
+        yield player
+    finally:
+        player.close()
+
+
+@pytest.mark.parametrize("seed", [SEED, None], ids=["a known seed", "a fresh seed"])
+def test_kernel_and_oracle_agree_about_sixty_worlds(seed: int | None) -> None:
+    seed = plays.random_seed() if seed is None else seed
+    print(f"seed {seed}")
+    with stage() as player:
+        outcome = runner.run(player, seed, WORLDS)
+    assert outcome.worlds == WORLDS
+    assert outcome.packets > 20 * WORLDS
+    assert outcome.disagreements == 0, "\n".join([f"seed {seed}", *outcome.said])
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
+def test_a_planted_fault_is_found_within_these_worlds(fault: Fault) -> None:
+    worlds = [number for number in range(WORLDS) if fault.shows == "at once" or runner.made(SEED, number, 1).changed]
+    with fault.plant(), stage() as player:
+        found = any(runner.run(player, SEED, 1, first=number, stop_at=1).disagreements for number in worlds)
+    assert found, f"nobody noticed that {fault.breaks}"
