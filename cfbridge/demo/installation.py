@@ -25,7 +25,7 @@ import yaml
 
 from cfbridge.client import AdminClient
 from cfbridge.demo.diego import Diego
-from cfbridge.simulator import lab
+from cfbridge.simulator import lab, runs
 from cfbridge.simulator.box import Box as Foundation
 from cfbridge.simulator.box import SimulatorConfig, serve
 from cfbridge.simulator.lab import Lab
@@ -235,7 +235,7 @@ class Installation:
             await self.foundation.stop()
         if hasattr(self, "lab"):
             await asyncio.to_thread(self.lab.close)
-        await asyncio.to_thread(_unmount_below, self.directory)
+        await asyncio.to_thread(runs.unmount_below, self.directory)
         self._folder.cleanup()
 
     async def api(self, resource: str) -> list[dict[str, Any]]:
@@ -257,16 +257,8 @@ async def until(condition: Callable[[], Awaitable[bool]], seconds: float, every:
 def _folder() -> tempfile.TemporaryDirectory[str]:
     """Beside the checkout's other scratch, unless that makes a socket's path too long for the kernel (107 bytes)."""
     parent = ROOT / ".run"
-    if len(str(parent)) > 70 or not os.access(ROOT, os.W_OK) or not (ROOT / "pyproject.toml").exists():
-        return tempfile.TemporaryDirectory(prefix="cfb-")
+    if len(str(parent)) > 60 or not os.access(ROOT, os.W_OK) or not (ROOT / "pyproject.toml").exists():
+        return runs.folder()
     parent.mkdir(exist_ok=True)
-    return tempfile.TemporaryDirectory(prefix="box-", dir=parent)
-
-
-def _unmount_below(directory: Path) -> None:
-    """The agent leaves its mounts of network namespaces in place; with the box they go."""
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
-    for line in mounts:
-        target = line.split()[1].encode().decode("unicode_escape")
-        if Path(target).is_relative_to(directory):
-            subprocess.run(["umount", "-l", target], check=False, capture_output=True)
+    runs.reap(parent)
+    return runs.folder(parent)

@@ -4,8 +4,7 @@ router (gorouter host) 192.0.2.20 ─┐ bridge br0
 cell up0               192.0.2.10 ─┴─ 192.0.2.1 fw 198.51.100.1 ── 198.51.100.10 ext
   └─ tap-… ── VM          (IPv6: 2001:db8::20, ::10, ::1; 2001:db8:e::1, ::10)
 
-Every namespace is named `cfb-<run>-<label>`, and a run is named after its process, so that what a dead one left behind
-can be told from what a living one uses. Nothing outside these namespaces is touched.
+Every namespace says whose it is (`simulator.runs`). Nothing outside these namespaces is touched.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cfbridge.simulator import runs
 from cfbridge.simulator.probe import Probe
 
-NETNS = Path("/run/netns")
-PREFIX = "cfb-"
 CELL, CELL6 = "192.0.2.10", "2001:db8::10"
 FW, FW6 = "192.0.2.1", "2001:db8::1"
 ROUTER, ROUTER6 = "192.0.2.20", "2001:db8::20"
@@ -32,7 +30,7 @@ EXT, EXT6 = "198.51.100.10", "2001:db8:e::10"
 DNS = "169.254.0.53"
 UPLINK = "up0"
 
-_CLONE_NEWNET, _MS_BIND, _MNT_DETACH = 0x40000000, 0x1000, 2
+_CLONE_NEWNET, _MS_BIND = 0x40000000, 0x1000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _QUIET = """
@@ -70,7 +68,7 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        return str(NETNS / self.name)
+        return str(runs.NETNS / self.name)
 
     def command(self, *arguments: str) -> list[str]:
         """An argument list that runs `arguments` in this network namespace (the process becomes it: same pid)."""
@@ -96,8 +94,8 @@ class Lab:
     """One box. `close()` removes all of it; use it as a context manager."""
 
     def __init__(self) -> None:
-        reap()
-        self.run_id = _run_id()
+        runs.reap()
+        self.run_id = runs.new_id()
         self._namespaces: dict[str, Namespace] = {}
         self._probes: dict[str, Probe] = {}
         try:
@@ -118,7 +116,7 @@ class Lab:
 
     def namespace(self, label: str) -> Namespace:
         """A new, empty one, with its loopback up."""
-        made = Namespace(f"{PREFIX}{self.run_id}-{label}")
+        made = Namespace(f"{runs.PREFIX}{self.run_id}-{label}")
         _make(made.path)
         self._namespaces[label] = made
         made.sysctl(_QUIET)
@@ -129,7 +127,7 @@ class Lab:
         """A namespace dies, with everything in it."""
         if probe := self._probes.pop(label, None):
             probe.close()
-        _unmake((self._namespaces.pop(label)).path)
+        runs.unmake(Path(self._namespaces.pop(label).path))
 
     def probe(self, label: str) -> Probe:
         """The one prober of a namespace, started when it is first needed."""
@@ -230,7 +228,7 @@ class Lab:
             probe.close()
         self._probes.clear()
         for namespace in self._namespaces.values():
-            _unmake(namespace.path)
+            runs.unmake(Path(namespace.path))
         self._namespaces.clear()
 
 
@@ -238,42 +236,11 @@ def _blocked(address: str) -> str:
     return f"blocked{ipaddress.ip_address(address).version}"
 
 
-# --- namespaces and runs ----------------------------------------------------------------------------------------------
-
-
-def reap() -> list[str]:
-    """Remove namespaces of runs whose process is gone; the names of those removed."""
-    removed = []
-    for path in NETNS.glob(f"{PREFIX}*.*-*") if NETNS.is_dir() else ():
-        run = path.name.removeprefix(PREFIX).partition("-")[0]
-        pid, _, started = run.partition(".")
-        if pid.isdigit() and started.isdigit() and _started(int(pid)) != int(started):
-            _unmake(str(path))
-            removed.append(path.name)
-    return removed
-
-
-_runs = 0
-
-
-def _run_id() -> str:
-    """Pid, and when the process started (in ticks since boot), since pids are reused; several labs of one process
-    differ by a third number."""
-    global _runs
-    _runs += 1
-    return f"{os.getpid()}.{_started(os.getpid())}-{_runs}"
-
-
-def _started(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
+# --- namespaces -------------------------------------------------------------------------------------------------------
 
 
 def _make(path: str) -> None:
-    NETNS.mkdir(mode=0o755, exist_ok=True)
+    runs.NETNS.mkdir(mode=0o755, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY, 0))
 
     def unshare() -> None:
@@ -286,11 +253,6 @@ def _make(path: str) -> None:
     except BaseException:
         Path(path).unlink()
         raise
-
-
-def _unmake(path: str) -> None:
-    _libc.umount2(path.encode(), _MNT_DETACH)
-    Path(path).unlink(missing_ok=True)
 
 
 def _must(answer: int, what: str) -> None:
