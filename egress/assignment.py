@@ -85,9 +85,10 @@ def settle(ledger: Ledger, wish: OrgWish, now: float) -> Refused | None:
 def lease(
     ledger: Ledger, workload: str, wish: OrgWish, cell: str, now: float, fixed: Sequence[str] = ()
 ) -> tuple[Lease, ...] | Refused:
-    """The workload's addresses. `fixed`: a machine's own addresses, recorded rather than chosen."""
+    """The workload's addresses. `fixed`: a machine's own addresses, recorded rather than chosen; people may move it to
+    another org."""
     present = ledger.live.get(workload, ())
-    if present and present[0].org != wish.org:
+    if present and not fixed and present[0].org != wish.org:
         return Refused(
             "WORKLOAD_OF_ANOTHER_ORG", f"{workload} holds addresses as a workload of another org; release it first."
         )
@@ -125,24 +126,31 @@ def release(ledger: Ledger, workload: str, now: float) -> None:
 def adopt(
     ledger: Ledger, cell: str, reported: Mapping[str, tuple[OrgWish, Sequence[str]]], now: float
 ) -> Mapping[str, Refused]:
-    """What the cell reports in use wins: it is recorded, even from rest; its other leases are released. What cannot be
-    true beside what others use is refused, by workload."""
+    """What the cell reports in use wins (see `claim`); its other leases are released."""
     for workload in sorted(
         name for name, held in ledger.live.items() if held[0].cell == cell and not name.startswith(VM_PREFIX)
     ):
         if workload not in reported:
             release(ledger, workload, now)
+    return claim(ledger, cell, reported, now)
+
+
+def claim(
+    ledger: Ledger, cell: str, reported: Mapping[str, tuple[OrgWish, Sequence[str]]], now: float
+) -> Mapping[str, Refused]:
+    """What is in use wins over what is remembered: it is recorded, even from rest, and even from a subnet that another
+    org was given and never used. What cannot be true beside what others use is refused, by workload."""
     refused: dict[str, Refused] = {}
     for workload, (wish, addresses) in sorted(reported.items()):
         if not addresses:
             continue  # it is about to ask for some, or has yet to hear which it got
-        problem = next(filter(None, (_adoptable(ledger, workload, wish, address) for address in addresses)), None)
-        if problem:
+        if problem := _make_way(ledger, workload, wish, addresses, unused=True):
             refused[workload] = problem
-            continue
         for held in ledger.live.get(workload, ()):
-            if held.address not in addresses:
+            if held.address not in addresses:  # it does not use it, whatever we remember
                 ledger.put_lease(replace(held, released_at=now))
+        if problem:
+            continue
         for address in addresses:
             _claim_subnet(ledger, wish, address)
             wanted = Lease(address, workload, wish.org, cell)
@@ -229,13 +237,13 @@ def _lease_fixed(
 ) -> tuple[Lease, ...] | Refused:
     rest = ledger.defaults.lease_rest_seconds
     for address in fixed:
-        if problem := _adoptable(ledger, workload, wish, address):
-            return problem
         holder = ledger.leases.get(address)
         resting = holder is not None and holder.released_at is not None and holder.released_at + rest > now
         if resting and holder is not None and holder.workload != workload:
             text = f"{address} rests after {holder.workload}; try again within {rest:.0f} seconds."
             return Refused("ADDRESS_AT_REST", text, "/addresses")
+    if problem := _make_way(ledger, workload, wish, fixed, unused=False):
+        return problem
     for held in ledger.live.get(workload, ()):
         if held.address not in fixed:
             ledger.put_lease(replace(held, released_at=now))
@@ -274,6 +282,31 @@ def _adoptable(ledger: Ledger, workload: str, wish: OrgWish, address: str) -> Re
         text = f"{workload} claims {address}, but part of {prefix} is held as a subnet of another size."
         return Refused("SUBNET_OF_ANOTHER_ORG", text, "/addresses")
     return _check_usable(workload, address, prefix)
+
+
+def _make_way(
+    ledger: Ledger, workload: str, wish: OrgWish, addresses: Sequence[str], *, unused: bool
+) -> Refused | None:
+    """Why this workload of this org cannot have these addresses. Subnets of other orgs that nobody but this workload
+    ever had an address of (with `unused`: nobody at all) go, so that they may come to its org; refused, they stay."""
+    gone: list[tuple[OrgNetwork, list[Lease]]] = []
+    problem: Refused | None = None
+    for address in addresses:
+        network = None if choice.badly_written(workload, address, "/addresses") else ledger.subnet_of(address)
+        if network is not None and network.org != wish.org:
+            leases = [ledger.leases[held] for held in ledger.addresses_in(network)]
+            holders = {held.workload for held in leases}
+            if holders == {workload} or (unused and not holders):
+                ledger.drop_network(network)
+                gone.append((network, leases))
+        problem = problem or _adoptable(ledger, workload, wish, address)
+    if problem:
+        for network, leases in gone:
+            ledger.put_network(network)
+            for held in leases:
+                if held.address not in ledger.leases:
+                    ledger.put_lease(held)
+    return problem
 
 
 def _check_usable(workload: str, address: str, prefix: str) -> Refused | None:

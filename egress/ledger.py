@@ -29,7 +29,8 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """(before, after) of each row that changed, in order of their keys; None = no such row."""
+    """(before, after) of each row that changed, in order of their keys; None = no such row. A held subnet that goes to
+    another org is two changes: it left the one, then it came to the other."""
 
     org_networks: tuple[tuple[OrgNetwork | None, OrgNetwork | None], ...] = ()
     leases: tuple[tuple[Lease | None, Lease | None], ...] = ()
@@ -96,6 +97,11 @@ class Ledger:
         family, value = pools_.number(address)
         met = self.held_spans[family].meeting((value, value))
         return self.networks[met[1]] if met else None
+
+    def addresses_in(self, network: OrgNetwork) -> list[str]:
+        """Leased ones of the subnet, at rest included."""
+        family, where = pools_.span(network.prefix)
+        return [held for held in self.leases if _inside(held, family, where)]
 
     def pool_of(self, address: str, kind: PoolKind) -> tuple[Pool, str] | None:
         """The pool that the address lies in, and the org it is reserved for there ("" = nobody)."""
@@ -178,7 +184,7 @@ class Ledger:
             self.by_org[network.org] = left
         else:
             del self.by_org[network.org]
-        for address in [held for held in self.leases if _inside(held, family, where)]:
+        for address in self.addresses_in(network):
             if self.leases[address].released_at is None:
                 self._outside.add(address)
                 continue
@@ -224,9 +230,8 @@ class Ledger:
     def drain(self) -> Changes:
         """What changed since the last drain. A row that is again as it was is no change."""
         rows, self._before = self._before, _Rows()
-        return Changes(
-            _pairs(rows.networks, self.networks), _pairs(rows.leases, self.leases), _pairs(rows.snat, self.snat)
-        )
+        networks = tuple(step for pair in _pairs(rows.networks, self.networks) for step in _steps(*pair))
+        return Changes(networks, _pairs(rows.leases, self.leases), _pairs(rows.snat, self.snat))
 
     def _unlink(self, lease: Lease) -> None:
         left = tuple(held for held in self.live[lease.workload] if held.address != lease.address)
@@ -255,6 +260,15 @@ def _place(places: Places, value: int, released_at: float | None) -> None:
         places.occupy(value)
     else:
         places.rest(value, released_at)
+
+
+def _steps(
+    before: OrgNetwork | None, after: OrgNetwork | None
+) -> tuple[tuple[OrgNetwork | None, OrgNetwork | None], ...]:
+    """The store overwrites no subnet that an org holds; that one left it must be said."""
+    if before is None or after is None or before.org == after.org or before.emptied_at is not None:
+        return ((before, after),)
+    return (before, None), (None, after)
 
 
 def _pairs(before: Mapping[str, Row | None], after: Mapping[str, Row]) -> tuple[tuple[Row | None, Row | None], ...]:

@@ -383,6 +383,66 @@ def test_a_machine_whose_address_changed_rests_the_old_one() -> None:
     assert book.leases["192.0.2.7"].released_at == 5
 
 
+def test_a_machine_may_move_to_another_org_and_takes_along_a_subnet_that_is_its_alone() -> None:
+    book = ledger()
+    lease(book, "vm:db", org("acme"), fixed=("10.240.1.3", "192.0.2.7"))
+    assert lease(book, "vm:db", org("globex"), fixed=("10.240.1.3", "192.0.2.7")) == ["10.240.1.3", "192.0.2.7"]
+    assert "10.240.1.0/24" in prefixes(book, org("globex"))
+    assert "10.240.1.0/24" not in prefixes(book, org("acme"))
+    assert {held.org for held in book.live["vm:db"]} == {org("globex").org}
+    assert not book.live_in_org[org("acme").org]
+
+
+def test_a_machine_that_moves_leaves_a_subnet_that_others_had_addresses_of_and_is_told_so() -> None:
+    book = ledger()
+    first = lease(book, "a", org("acme"))[0]
+    neighbour = first.removesuffix(".3") + ".9"
+    lease(book, "vm:db", org("acme"), fixed=("192.0.2.7", neighbour))
+    assignment.release(book, "a", 0)
+    before = book.holding()
+    book.drain()
+    answer = assignment.lease(book, "vm:db", org("globex"), "cell-1", 1, ("192.0.2.7", neighbour))
+    assert refusal(answer) == "SUBNET_OF_ANOTHER_ORG"
+    assert {n.prefix for n in before.org_networks} <= {n.prefix for n in book.holding().org_networks}
+    assert book.holding().leases == before.leases
+
+
+# ---- what cells report
+
+
+def test_what_is_in_use_wins_over_a_subnet_that_another_org_was_given_and_never_used() -> None:
+    """A store from backup knows of no container, and gave the orgs their subnets in another order."""
+    book = ledger()
+    assert assignment.settle(book, org("globex"), 0) is None
+    assert prefixes(book, org("globex"))[0] == "10.240.0.0/24"
+    book.drain()
+    refused = assignment.adopt(book, "cell-1", {"a": (org("acme"), ("10.240.0.7",))}, 1)
+    assert refused == {}
+    assert "10.240.0.0/24" in prefixes(book, org("acme"))
+    steps = [(b and b.org, a and a.org) for b, a in book.drain().org_networks if "10.240.0.0/24" in str((b, a))]
+    assert steps == [(org("globex").org, None), (None, org("acme").org)]
+    assert lease(book, "g", org("globex"), 2)[0] == "10.240.1.3"
+
+
+def test_a_subnet_that_another_org_has_an_address_at_rest_of_is_not_claimed() -> None:
+    book = ledger()
+    lease(book, "g", org("globex"))
+    assignment.release(book, "g", 0)
+    refused = assignment.adopt(book, "cell-1", {"a": (org("acme"), ("10.240.0.7",))}, 1)
+    assert refusal(refused["a"]) == "SUBNET_OF_ANOTHER_ORG"
+    assert "10.240.0.0/24" in prefixes(book, org("globex"))
+
+
+def test_a_report_that_is_refused_takes_no_subnet_from_anybody() -> None:
+    book = ledger(Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/20",), reserved=(("globex", ("10.240.0.0/24",)),)))
+    assert assignment.settle(book, org("globex"), 0) is None
+    book.drain()
+    refused = assignment.adopt(book, "cell-1", {"a": (org("acme"), ("10.240.0.7",))}, 1)
+    assert refusal(refused["a"]) == "ADDRESS_RESERVED"
+    assert prefixes(book, org("globex")) == ["10.240.0.0/24"]
+    assert not book.drain()
+
+
 # ---- alarms
 
 
