@@ -73,8 +73,17 @@ class Store:
         self.epoch = epoch
         return epoch
 
+    async def overtake(self, epoch: int) -> None:
+        """Lead on, by the epoch after this one. Deposed: another bridge leads."""
+        async with self._transaction("taking the lead anew") as connection:
+            await self._check_epoch(connection)
+            await connection.execute(sa.update(tables.leader).values(epoch=epoch + 1))
+        self.epoch = epoch + 1
+
     async def load(self) -> Stored:
+        """Everything that was committed, and a commit that its bridge gave up waiting for: its end is waited for."""
         async with self._transaction("reading what is held") as connection:
+            await connection.execute(sa.select(tables.leader.c.epoch).with_for_update())
             networks = await connection.execute(sa.select(tables.org_networks).order_by(tables.org_networks.c.prefix))
             leases = await connection.execute(sa.select(tables.leases).order_by(tables.leases.c.address))
             snat = await connection.execute(sa.select(tables.snat_addresses).order_by(tables.snat_addresses.c.address))
@@ -122,7 +131,7 @@ class Store:
 
     async def _check_epoch(self, connection: AsyncConnection) -> None:
         # Locked until our commit, so that nobody takes the lead between the look and the write.
-        found = (await connection.execute(sa.select(tables.leader.c.epoch).with_for_update(read=True))).scalar_one()
+        found = (await connection.execute(sa.select(tables.leader.c.epoch).with_for_update())).scalar_one()
         if found != self.epoch or not self.epoch:
             raise Deposed(f"this bridge wrote as epoch {self.epoch}, but epoch {found} leads the store")
 

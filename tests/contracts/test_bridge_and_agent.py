@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import pytest
 
 from cfbridge.cells import Cells
 from cfbridge.reconcile import Reconciler
+from cfbridge.simulator import runs
+from cfbridge.snapshot import Held
 from egress.model import Lease, OrgWish
 from egress.topology import Port, PortKind, Topology
 from egress.values import Refused, qualify
@@ -49,6 +50,16 @@ class HoldingsInADict:
             for workload, (wish, addresses) in reported.items()
         }
         return ()
+
+    async def claim(self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        return ()
+
+    async def overtake(self, epoch: int) -> int:
+        return epoch + 1
+
+    @property
+    def held(self) -> Held:
+        return Held(leases=dict(self.leases))
 
 
 @dataclass
@@ -89,7 +100,7 @@ class Bridge:
 
 @pytest.fixture
 async def both() -> AsyncIterator[tuple[Bridge, Cell]]:
-    with tempfile.TemporaryDirectory(prefix="cfb-") as directory:
+    with runs.folder() as directory:
         path = Path(directory)
         config = AgentConfig(
             cell="cell-1",

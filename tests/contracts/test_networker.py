@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfbridge.simulator import runs
 from egress.values import RefusedError
 from garden_plugin import networker
 from garden_plugin.cell import door
@@ -126,7 +127,7 @@ class FakeAgent:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="cfb-") as path:
+    with runs.folder() as path:
         yield Path(path)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,25 @@ async def test_sqlite_commits_survive_a_power_cut(tmp_path: Path) -> None:
         assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
         assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
     await store.close()
+
+
+async def test_a_commit_that_its_bridge_gave_up_waiting_for_is_seen_by_who_reads_next(open_store: OpenStore) -> None:
+    first, second = await open_store(), await open_store()
+    await first.lead()
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        async with first._transaction("writing slowly") as connection:
+            await first._check_epoch(connection)
+            await connection.execute(sa.insert(tables.leases).values(**asdict(LEASE)))
+            under_way.set()
+            await go_on.wait()
+
+    writing = asyncio.create_task(slow())
+    await under_way.wait()
+    reading = asyncio.create_task(second.load())
+    await asyncio.sleep(0.2)
+    assert not reading.done()
+    go_on.set()
+    await writing
+    assert (await reading).holding.leases == (LEASE,)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cfbridge.simulator import runs
 from egress.topology import Port, PortKind, Topology
 from garden_plugin import frames, wire
 from garden_plugin.agent import Agent
@@ -235,9 +236,7 @@ CHECK = {"Pid": 4711, "Properties": {"healthcheck": "true"}}
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A unix socket's path must be shorter than pytest's own directories may be."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="cfb-") as path:
+    with runs.folder() as path:
         yield Path(path)
 
 

@@ -39,7 +39,7 @@ def _traces(demo: int) -> dict[str, list[str]]:
         "rules": _told("ip", "rule"),
         "routes": _told("ip", "route", "show", "table", "all"),
         "tables": _told("nft", "list", "tables"),
-        "boxes": sorted(path.name for path in run.glob("box-*")) if run.is_dir() else [],
+        "boxes": sorted(path.name for path in run.glob(f"cfb-{demo}.*")) if run.is_dir() else [],
     }
 
 
