@@ -21,7 +21,7 @@ import structlog
 
 from cfbridge import api, intent
 from cfbridge.api.views import Alarm
-from cfbridge.cells import Cells
+from cfbridge.cells import UNHEARD_SECONDS, Cells
 from cfbridge.compile import Compiled, Compiler
 from cfbridge.foundation.watch import FoundationWatch
 from cfbridge.holdings import Holdings, unstorable
@@ -75,7 +75,9 @@ class Bridge:
             wish=self._wish,
             ready=self._not_ready,
             changed=self.reconciler.changed,
+            leads=lambda epoch: self.reconciler.not_before(epoch * REVISIONS_PER_EPOCH + 1),
         )
+        self.cells.remember(lease for leases in holdings.held.leases.values() for lease in leases)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -97,7 +99,8 @@ class Bridge:
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Everything that an operator should know now, worst first."""
-        found = [Alarm("degraded", "STORE_AWAY", self._store_away)] if self._store_away else []
+        store_away = self._store_away or self._holdings.away
+        found = [Alarm("degraded", "STORE_AWAY", store_away)] if store_away else []
         for state in self._inventory.values():
             for kind, look in state.looks.items():
                 if look.stale_since is not None:
@@ -107,13 +110,20 @@ class Bridge:
             found += [Alarm("warning", each.code, each.message) for each in state.quarantined]
             if not state.ready:
                 found.append(Alarm("degraded", "FOUNDATION_UNREAD", f"{state.name} has not been read in full yet"))
-        late = self.cells.late()
+        late, unheard = self.cells.late(), self.cells.unheard(time.time())
         for cell in self.cells.states.values():
-            if not cell.connected:
+            if cell.name in unheard:
+                message = (
+                    f"{cell.name} was not heard of for {UNHEARD_SECONDS / 60:.0f} minutes; its containers keep groups "
+                    f"and addresses. Start its agent; if it is gone for good: cfbridge cell remove {cell.name}"
+                )
+                found.append(Alarm("degraded", "CELL_UNHEARD", message))
+            elif not cell.connected:
                 found.append(Alarm("degraded", "CELL_AWAY", f"the agent of {cell.name} is not connected"))
             elif cell.name in late:
                 found.append(Alarm("degraded", "CELL_LATE", f"{cell.name} is behind at revision {cell.reached}"))
-        refusals = [r for each in self.cells.conflicts.values() for r in each]
+        refusals = [self.cells.restored] if self.cells.restored else []
+        refusals += [r for each in self.cells.conflicts.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]
         refusals += intent.unresolved(self._written, self._inventory)
         if self._intent_error is not None:
@@ -124,6 +134,9 @@ class Bridge:
             if share >= limit:
                 found.append(Alarm("warning", "IP_POOL_LOW", f"pool {pool} is {share:.0%} in use"))
         return tuple(sorted(found, key=lambda alarm: alarm.severity != "degraded"))
+
+    async def remove_cell(self, name: str) -> Refused | None:
+        return await self.cells.remove(name)
 
     def _resolve(self) -> None:
         resolved = intent.resolve(self._written, self._inventory)
@@ -241,7 +254,8 @@ class Bridge:
         await self._holdings.depart(self._departed())
         for vm in self._intent.vms:
             held = self._holdings.held.leases.get(f"vm:{vm.name}", ())
-            if vm.org and {lease.address for lease in held} != set(vm.addresses):
+            wanted = {(address, vm.org) for address in vm.addresses}
+            if vm.org and {(lease.address, str(lease.org)) for lease in held} != wanted:
                 org = QualifiedId(vm.org)
                 known = self._inventory[unqualify(org)[0]].orgs.get(org)
                 wish = self._wish_of(org, known.name if known else "")

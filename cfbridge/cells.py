@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,8 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from cfbridge.snapshot import CellState
+from cfbridge.snapshot import CellState, Held
+from egress.assignment import VM_PREFIX
 from egress.model import Lease, OrgWish
 from egress.values import Refused, RefusedError, Unavailable, qualify
 from garden_plugin import frames, wire
@@ -27,6 +28,13 @@ from garden_plugin.dataplane.base import LogicalNetwork
 log = structlog.get_logger(__name__)
 
 LATE_SECONDS = 2.0
+UNHEARD_SECONDS = 600.0
+"""After this a cell that is away may be gone for good: a person is asked. Nothing is withdrawn by time alone, because
+nothing that a foundation tells us says which cells it knows."""
+CONFLICT_SECONDS = 1.0
+"""Between attempts at what a cell reported and somebody else held."""
+HIGHEST_EPOCH = 1 << 40
+"""Beyond this an agent's word is garbage; revisions are counted from the epoch, and have 63 bits."""
 UNREAD_BYTES = 4 << 20
 """An agent that has this much to read is sent no more until it has read it; then the newest alone."""
 
@@ -34,11 +42,22 @@ UNREAD_BYTES = 4 << 20
 class Holdings(Protocol):
     """The part of `cfbridge.holdings` that cells need."""
 
+    @property
+    def held(self) -> Held: ...
+
     async def lease(self, workload: str, wish: OrgWish, cell: str) -> tuple[Lease, ...] | Refused: ...
     async def release(self, workload: str) -> None: ...
     async def adopt(
         self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]
     ) -> tuple[Refused, ...]: ...
+    async def claim(
+        self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]
+    ) -> tuple[Refused, ...]: ...
+    async def overtake(self, epoch: int) -> int: ...
+
+
+def _leads_on(epoch: int) -> None:
+    pass
 
 
 @dataclass
@@ -57,6 +76,8 @@ class Connection:
     """By handle: ports whose addresses are being asked for. A `Detached` meanwhile takes them out."""
     waiting: LogicalNetwork | None = None
     """The newest network, while the agent is still to read what it was sent."""
+    ended: bool = False
+    """Its cell connected anew, or it is gone: what it still says is old."""
 
     def send(self, message: wire.FromBridge) -> None:
         self.writer.write(frames.frame(message))
@@ -105,8 +126,10 @@ class Cells:
         wish: Callable[[str, str], OrgWish],
         ready: Callable[[], str],
         changed: Callable[[], int],
+        leads: Callable[[int], None] = _leads_on,
         single: bool = True,
     ) -> None:
+        """`leads` is told the epoch when it grows."""
         self._foundation = foundation
         self._epoch = epoch
         self._mtu = mtu
@@ -114,7 +137,11 @@ class Cells:
         self._wish = wish
         self._ready = ready
         self._changed = changed
+        self._leads = leads
         self._single = single
+        self._began = time.time()
+        self._arriving: dict[str, int] = {}
+        """Cells whose report is being taken over, and by how many connections."""
         self._only = ""
         """The first cell that came: with `single` the only one."""
         self._connections: dict[str, Connection] = {}
@@ -122,6 +149,8 @@ class Cells:
         """Replaced whole at each change, so that who holds one sees a moment."""
         self.conflicts: dict[str, tuple[Refused, ...]] = {}
         """By cell: leases that it reported and somebody else holds. Quarantined, shown, never answered twice."""
+        self.restored: Refused | None = None
+        """The store is older than what a cell has seen."""
         self._progress = asyncio.Condition()
 
     async def serve(self, path: str) -> asyncio.Server:
@@ -133,6 +162,34 @@ class Cells:
             return await asyncio.start_unix_server(self._serve, path, limit=wire.FRAME_LIMIT)
         finally:
             os.umask(mask)
+
+    def remember(self, leases: Iterable[Lease]) -> None:
+        """Cells that hold leases and were not heard yet are away, not unknown. Call it before `serve`."""
+        names = {lease.cell for lease in leases if lease.cell and not lease.workload.startswith(VM_PREFIX)}
+        self.states = {name: CellState(name, self._foundation) for name in sorted(names)} | {**self.states}
+
+    def unheard(self, now: float) -> tuple[str, ...]:
+        """Cells that nobody heard of for ten minutes, by the clock that says `now`."""
+        limit = now - UNHEARD_SECONDS
+        return tuple(s.name for s in self.states.values() if not s.connected and max(s.heard_at, self._began) <= limit)
+
+    async def remove(self, cell: str) -> Refused | None:
+        """A person says that the cell is gone for good: its workloads leave the groups, its addresses rest. Should it
+        come back, it is welcome: what it reports in use wins. Unavailable: the store did not take it."""
+        if cell not in self.states:
+            return Refused("CELL_UNKNOWN", f"No cell is called {cell[:128]}; `cfbridge cell list` names them.", "/id")
+        if cell in self._connections or cell in self._arriving:
+            return Refused("CELL_CONNECTED", f"The agent of {cell} is connected; stop it first.", "/id")
+        ports = len(self.states[cell].ports)
+        await self._holdings.adopt(cell, {})
+        if cell not in self._connections and cell not in self._arriving:
+            self.states = {name: state for name, state in self.states.items() if name != cell}
+            self.conflicts.pop(cell, None)
+            if self._only == cell:
+                self._only = ""
+        self._changed()
+        log.warning("cell removed by hand", cell=cell, workloads=ports)
+        return None
 
     def deliver(self, network: LogicalNetwork) -> None:
         """Send the newest network to every connected agent. A cell that reads slowly holds up nobody."""
@@ -167,8 +224,10 @@ class Cells:
                 return
             connection = Connection(hello.cell, writer)
             await self._welcome(connection, hello)
-            while True:
-                self._handle(connection, decoder.decode(await frames.read_frame(reader)))
+            while not connection.ended:
+                message = decoder.decode(await frames.read_frame(reader))
+                if not connection.ended:
+                    self._handle(connection, message)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except (msgspec.DecodeError, ValueError, Unavailable) as fault:
@@ -179,32 +238,80 @@ class Cells:
 
     async def _welcome(self, connection: Connection, hello: wire.Hello) -> None:
         """What the cell reports in use wins; what it does not report is free: a `down` was lost, or the cell is new."""
+        if not 0 <= hello.epoch < HIGHEST_EPOCH:
+            raise ValueError(f"it followed epoch {hello.epoch}, which is none")
+        # First the old connection ends: what it still has to say is older than this hello, and gives nobody a lease.
+        self._leave(self._connections.get(hello.cell))
+        self._arriving[hello.cell] = self._arriving.get(hello.cell, 0) + 1
+        try:
+            await self._take_over(connection, hello)
+        finally:
+            self._arriving[hello.cell] -= 1
+            if not self._arriving[hello.cell]:
+                del self._arriving[hello.cell]
+
+    async def _take_over(self, connection: Connection, hello: wire.Hello) -> None:
+        if hello.epoch > self._epoch:
+            self._epoch = await self._holdings.overtake(hello.epoch)
+            message = (
+                f"The store is older than what {hello.cell} has seen: it was restored from a backup. What cells use "
+                "was taken over; SNAT addresses given since that backup may be others now (`cfbridge org list`)."
+            )
+            self.restored = Refused("STORE_RESTORED", message)
+            self._leads(self._epoch)
+            log.warning("store is older than its cells", cell=hello.cell, followed=hello.epoch, epoch=self._epoch)
         reported = {self.workload(port.handle): port for port in hello.ports}
-        self.conflicts[hello.cell] = await self._holdings.adopt(
+        conflicts = await self._holdings.adopt(
             hello.cell, {w: (self._wish(p.org, p.org_name), p.addresses) for w, p in reported.items()}
         )
-        self._note(
-            CellState(
-                name=hello.cell,
-                foundation=self._foundation,
-                connected=True,
-                boot_id=hello.boot_id,
-                addresses=hello.addresses,
-                heard_at=time.time(),
-                ports=reported,
-            )
+        self._leave(self._connections.get(hello.cell))  # another connection of the same cell was quicker
+        self.conflicts[hello.cell] = conflicts
+        state = CellState(
+            name=hello.cell,
+            foundation=self._foundation,
+            connected=True,
+            boot_id=hello.boot_id,
+            addresses=hello.addresses,
+            heard_at=time.time(),
+            ports=reported,
         )
-        if (old := self._connections.pop(hello.cell, None)) is not None:
-            old.writer.close()
+        # The cell that came last is first: on `linux` machines without a cell are on it, not on one that is away.
+        # One that we only remembered, and that holds nothing now, had another name before.
+        holding = {lease.cell for leases in self._holdings.held.leases.values() for lease in leases}
+        others = {n: s for n, s in self.states.items() if n != state.name and (s.heard_at or n in holding)}
+        self.states = {state.name: state} | others
         connection.first = self._changed()
         self._connections[hello.cell] = connection
         connection.send(wire.Welcome(wire.VERSION, self._epoch, self._foundation))
-        log.info("agent connected", cell=hello.cell, ports=len(reported), conflicts=len(self.conflicts[hello.cell]))
+        if conflicts:
+            connection.begin(self._settle_conflicts(connection))
+        log.info("agent connected", cell=hello.cell, ports=len(reported), conflicts=len(conflicts))
+
+    async def _settle_conflicts(self, connection: Connection) -> None:
+        """What another one held may be free by now: its cell came and does not have it, or its container ended."""
+        cell = connection.cell
+        while self.conflicts.get(cell):
+            await asyncio.sleep(CONFLICT_SECONDS)
+            held = self._holdings.held.leases
+            open_ = {
+                workload: port
+                for workload, port in self.states[cell].ports.items()
+                if {*port.addresses} - {lease.address for lease in held.get(workload, ())}
+            }
+            claimed = {w: (self._wish(p.org, p.org_name), p.addresses) for w, p in open_.items()}
+            try:
+                self.conflicts[cell] = await self._holdings.claim(cell, claimed)
+            except Unavailable:
+                continue
+            if len(self.conflicts[cell]) < len(claimed):
+                self._changed()
 
     def _leave(self, connection: Connection | None) -> None:
         if connection is None or self._connections.get(connection.cell) is not connection:
             return
         del self._connections[connection.cell]
+        connection.ended = True
+        connection.writer.close()
         for task in connection.tasks:
             task.cancel()
         state = self.states[connection.cell]

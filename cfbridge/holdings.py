@@ -27,6 +27,8 @@ from policy_sync.ruleset import RULE_ID_BITS
 Answer = TypeVar("Answer")
 
 POOL_EXHAUSTED = "IP_POOL_EXHAUSTED"
+PROBE_SECONDS = 1.0
+"""Between attempts at a store that was away."""
 LONGEST_NAME = 1_000
 """Bytes of a key or workload id; an index of PostgreSQL can't hold much more."""
 
@@ -39,6 +41,8 @@ class _Round:
     refusals: dict[str, Refused | None]
     """None = no longer refused."""
     rule_ids: dict[str, int]
+    above: int = 0
+    """The store shall be led by a higher epoch than this one."""
 
 
 @dataclass(slots=True)
@@ -60,6 +64,10 @@ class Holdings:
         self._closing = False
         self._doubtful = False
         self._refusals: dict[str, Refused] = {}
+        self._refused_at: dict[str, str] = {}
+        """Workload id → the cell that asked for it, or reported it, when it was refused."""
+        self.away = ""
+        """Why the store did not take the last round; empty when it did. While it stands, the store is tried again."""
         self._held = Held()
         self.changed: Callable[[Held], None] | None = None
         """Called on the event loop with each newly committed `Held`; it must not raise. Set it once, after `open`."""
@@ -108,8 +116,11 @@ class Holdings:
             round_.refusals[wish.org] = assignment.settle(self._ledger, wish, round_.now)
             answer = assignment.lease(self._ledger, workload, wish, cell, round_.now, fixed)
             round_.refusals[workload] = answer if isinstance(answer, Refused) else None
-            if isinstance(answer, Refused) and answer.code == POOL_EXHAUSTED:
-                round_.refusals[wish.org] = answer  # outlives the workload, whose `down` comes at once
+            self._refused_at.pop(workload, None)
+            if isinstance(answer, Refused):
+                self._refused_at[workload] = cell
+                if answer.code == POOL_EXHAUSTED:
+                    round_.refusals[wish.org] = answer  # outlives the workload, whose `down` comes at once
             return answer
 
         return await self._ask(decide)
@@ -124,6 +135,7 @@ class Holdings:
                     round_.refusals[lease.org] = None  # it has room again, now or when the address has rested
             assignment.release(self._ledger, workload, round_.now)
             round_.refusals[workload] = None
+            self._refused_at.pop(workload, None)
 
         await self._ask(decide)
 
@@ -133,14 +145,45 @@ class Holdings:
         A workload reported without addresses is about to ask; what it holds stays."""
 
         def decide(round_: _Round) -> tuple[Refused, ...]:
-            bad = {name: problem for name in reported if (problem := unstorable(name))}
-            good = {name: report for name, report in reported.items() if name not in bad}
-            refused = {**bad, **assignment.adopt(self._ledger, cell, good, round_.now)}
-            round_.refusals.update(dict.fromkeys(good))
-            round_.refusals.update(refused)
-            return tuple(refused[name] for name in sorted(refused))
+            # Of a container that was refused and is not there any more, nobody may ever say that it ended.
+            for workload in [name for name, at in self._refused_at.items() if at == cell and name not in reported]:
+                round_.refusals[workload] = None
+                del self._refused_at[workload]
+            return self._reported(round_, assignment.adopt, cell, reported)
 
         return await self._ask(decide)
+
+    async def claim(self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        """As `adopt`, but of these workloads alone: nothing is released. For those that were in conflict: it may be
+        over."""
+        return await self._ask(lambda round_: self._reported(round_, assignment.claim, cell, reported))
+
+    def _reported(
+        self,
+        round_: _Round,
+        decide: Callable[..., Mapping[str, Refused]],
+        cell: str,
+        reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]],
+    ) -> tuple[Refused, ...]:
+        bad = {name: problem for name in reported if (problem := unstorable(name))}
+        good = {name: report for name, report in reported.items() if name not in bad}
+        refused = {**bad, **decide(self._ledger, cell, good, round_.now)}
+        round_.refusals.update(dict.fromkeys(good))
+        round_.refusals.update(refused)
+        for workload in self._refused_at.keys() & good.keys():
+            del self._refused_at[workload]
+        self._refused_at.update(dict.fromkeys(refused.keys() & reported.keys(), cell))
+        return tuple(refused[name] for name in sorted(refused))
+
+    async def overtake(self, epoch: int) -> int:
+        """Lead the store by a higher epoch than this one, which a cell has seen: the store is older than the bridge
+        that the cell followed. Answers the epoch. Deposed: the store is not older, another bridge leads it."""
+
+        def decide(round_: _Round) -> None:
+            round_.above = max(round_.above, epoch)
+
+        await self._ask(decide)
+        return self._store.epoch
 
     async def depart(self, orgs: Collection[QualifiedId]) -> None:
         """These orgs are confirmed deleted; say it at each look. What they held goes when it rested, and what they were
@@ -189,7 +232,7 @@ class Holdings:
     async def _write(self) -> None:
         try:
             while not self._closing or self._asks:
-                await self._asked.wait()
+                await self._until_asked()
                 self._asked.clear()
                 asks, self._asks = self._asks, []
                 # Who no longer waits (a container whose deadline passed) gets nothing; what it would leak, its cell's
@@ -207,6 +250,31 @@ class Holdings:
                     ask.answered.set_exception(Unavailable("the bridge is stopping, or no longer leads its store"))
             self._asks = []
 
+    async def _until_asked(self) -> None:
+        """While the store is away it is tried again, so that status says when it is back although nobody asks."""
+        while self.away and not self._asked.is_set():
+            try:
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._asked.wait()
+            except TimeoutError:
+                # Shielded: cancelled in the middle, a driver may keep the store's lock.
+                stored = await asyncio.shield(asyncio.ensure_future(self._tried()))
+                if isinstance(stored, str):
+                    self.away = stored
+                else:
+                    self._take(stored)
+                    self.away = ""
+        await self._asked.wait()
+
+    async def _tried(self) -> Stored | str:
+        try:
+            await self._store.set("tried_at", str(self._clock()))  # a full disk can still be read
+            return await self._store.load()
+        except Deposed:
+            raise
+        except Unavailable as error:
+            return str(error)
+
     async def _round(self, asks: Sequence[_Ask]) -> None:
         round_ = _Round(self._clock(), {}, {})
         answers: list[Any] = []
@@ -217,10 +285,14 @@ class Holdings:
             self._doubtful = True
             answers = [ask.decide(round_) for ask in asks]
             changes = self._ledger.drain()
+            if round_.above >= self._store.epoch:
+                await self._store.overtake(round_.above)
             if changes or round_.rule_ids:
                 await self._store.commit(changes, round_.rule_ids)
+                self.away = ""
             self._doubtful = False
         except Unavailable as error:
+            self.away = str(error)
             for ask in asks:
                 if not ask.answered.done():
                     ask.answered.set_exception(error)

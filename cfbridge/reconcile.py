@@ -29,6 +29,10 @@ class Reconciler:
         self._dirty.set()
         return self._next
 
+    def not_before(self, revision: int) -> None:
+        """Revisions go on from here, where they are not further already."""
+        self._next = max(self._next, revision)
+
     async def run(self) -> None:
         """Until cancelled. A failing `realise` is a bug and ends the loop; `Unavailable` is for it to handle."""
         while True:

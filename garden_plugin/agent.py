@@ -69,7 +69,7 @@ class Agent:
         self._config = config
         self._dataplane = dataplane
         self._log = log
-        self._boot_id = boot_id or Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._boot_id = boot_id or _boot_id(config.boot_id_file)
         self._roster = Roster(config, namespaces or Namespaces(state / "netns"), now, log)
         self._tombstones = Tombstones((config.spool_dir or str(state / "spool"), f"{Path(config.socket).parent}/spool"))
         self._turns = Turns()
@@ -344,7 +344,8 @@ class Agent:
     async def _hello(self) -> wire.Hello:
         listeners = (a for a in self._config.dns_servers if ipaddress.ip_address(a).is_link_local)
         addresses = tuple(dict.fromkeys((*await self._dataplane.addresses(), *listeners)))
-        return wire.Hello(wire.VERSION, self._config.cell, self._boot_id, addresses, self._roster.reports())
+        reports = self._roster.reports()
+        return wire.Hello(wire.VERSION, self._config.cell, self._boot_id, addresses, reports, self._epoch)
 
     def welcomed(self, welcome: wire.Welcome, connection: int) -> None:
         if welcome.epoch < self._epoch:
@@ -371,6 +372,14 @@ class Agent:
         if not self._said_away:  # once, however often it is tried; `bridge connected` says when it is back
             self._log.warning("bridge away", reason=reason)
         self._said_away = True
+
+
+def _boot_id(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, ValueError) as fault:
+        message = f"{path} does not say which boot this is: {fault}; correct boot_id_file"
+        raise RefusedError(Refused("BOOT_ID", message, "boot_id_file")) from fault
 
 
 async def run(config: AgentConfig, log: Log) -> None:

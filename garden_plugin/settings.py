@@ -31,3 +31,6 @@ class AgentConfig:
     deadline_seconds: float = 25.0
     resync_seconds: float = 120.0
     """Between whole looks, besides change events."""
+    boot_id_file: str = "/proc/sys/kernel/random/boot_id"
+    """What it says is another after each boot of the cell. A cell that is itself a container has its host's there: name
+    a file that its own start writes anew."""

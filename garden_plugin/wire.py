@@ -76,6 +76,9 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """The cell's own, DNS listener included."""
     ports: tuple[PortReport, ...]
     """All of them: a lease of a handle that is not here is free."""
+    epoch: int = 0
+    """The highest leader epoch that the agent followed since it started. A bridge that leads by less has a store from
+    backup, or leads no more (decisions 40)."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag="attach"):

@@ -19,7 +19,7 @@ from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
 from cfbridge.snapshot import CellState
 from cfbridge.store import Store
 from egress.model import OrgWish, Pool, PoolKind
-from egress.values import QualifiedId
+from egress.values import QualifiedId, Unavailable
 from garden_plugin.wire import PortReport
 from policy_sync.model import CfPolicy, Protocol
 
@@ -103,6 +103,56 @@ async def test_a_machine_that_changes_its_address_holds_the_new_one(
     await realised(again)
 
     assert addresses(holdings, "vm:db") == ["10.240.7.21"]
+
+
+async def test_a_machine_that_people_moved_to_another_org_is_that_orgs(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, VM), store, holdings)
+    globex = QualifiedId("cf:globex-guid")
+    both = replace(looked_at(*KINDS), orgs={ACME: Org(ACME, "acme"), globex: Org(globex, "globex")})
+    bridge.publish(both)
+    await realised(bridge)
+
+    again = Bridge(config(tmp_path, VM.replace("acme", "globex")), store, holdings)
+    again.publish(both)
+    await realised(again)
+
+    assert [(lease.address, lease.org) for lease in holdings.held.leases["vm:db"]] == [("10.240.7.20", globex)]
+    assert [network.org for network in holdings.held.org_networks if network.prefix == "10.240.7.0/24"] == [globex]
+    assert not holdings.held.refusals
+
+
+async def test_a_cell_that_is_unheard_is_an_alarm_that_says_what_to_type(
+    tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await holdings.lease("cf:one", OrgWish(ACME), "cell-1")
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    assert "CELL_AWAY" in {alarm.code for alarm in bridge.alarms}
+    later = time.time() + 601
+    monkeypatch.setattr(bridge_module.time, "time", lambda: later)
+    (alarm,) = (alarm for alarm in bridge.alarms if alarm.code == "CELL_UNHEARD")
+    assert alarm.severity == "degraded"
+    assert "cfbridge cell remove cell-1" in alarm.message
+    assert addresses(holdings, "cf:one") == ["10.240.0.3"]
+    assert await bridge.remove_cell("cell-1") is None
+    assert not {"CELL_AWAY", "CELL_UNHEARD"} & {alarm.code for alarm in bridge.alarms}
+    assert addresses(holdings, "cf:one") == []
+
+
+async def test_a_store_that_took_no_lease_is_an_alarm_although_nothing_else_asks_it(
+    tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*given: object) -> None:
+        raise Unavailable("the disk is full")
+
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    monkeypatch.setattr(store, "commit", fails)
+    with pytest.raises(Unavailable):
+        await holdings.lease("cf:one", OrgWish(ACME), "cell-1")
+    assert [(a.severity, a.message) for a in bridge.alarms if a.code == "STORE_AWAY"] == [
+        ("degraded", "the disk is full")
+    ]
 
 
 async def test_a_machine_that_nobody_declares_any_more_gives_its_address_back(

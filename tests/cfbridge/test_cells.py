@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +10,19 @@ import msgspec
 import pytest
 
 from cfbridge.cells import Cells
-from egress.model import Lease, OrgWish
+from cfbridge.compile import Compiler
+from cfbridge.inventory import FoundationState
+from cfbridge.settings import FirewallConfig
+from cfbridge.snapshot import Held, Snapshot
+from egress.model import Lease, OrgWish, Pool, PoolKind
 from egress.topology import Topology
-from egress.values import QualifiedId, Refused, Unavailable, qualify
+from egress.values import QualifiedId, Refused, Unavailable, contains, pack, qualify
 from garden_plugin import frames, wire
 from garden_plugin.dataplane.base import LogicalNetwork
+from policy_sync.membership import Membership
+from policy_sync.model import Group, Selector, SelectorKind
+
+POOLS = (Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/14",)),)
 
 
 class HoldingsInADict:
@@ -21,6 +30,7 @@ class HoldingsInADict:
         self.leases: dict[str, tuple[Lease, ...]] = {}
         self.refuse: Refused | None = None
         self.away = False
+        self.overtaken: list[int] = []
         self.adopted: dict[str, Mapping[str, tuple[OrgWish, tuple[str, ...]]]] = {}
 
     async def lease(self, workload: str, wish: OrgWish, cell: str) -> tuple[Lease, ...] | Refused:
@@ -38,7 +48,27 @@ class HoldingsInADict:
 
     async def adopt(self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
         self.adopted[cell] = reported
-        return ()
+        for workload in [w for w, leases in self.leases.items() if leases[0].cell == cell and w not in reported]:
+            del self.leases[workload]
+        return await self.claim(cell, reported)
+
+    async def claim(self, cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        refused = []
+        for workload, (wish, addresses) in reported.items():
+            holders = {lease.address: w for w, leases in self.leases.items() for lease in leases}
+            if any(holders.get(address, workload) != workload for address in addresses):
+                refused.append(Refused("ADDRESS_TAKEN", f"{workload} claims what is held"))
+            elif addresses:
+                self.leases[workload] = tuple(Lease(address, workload, wish.org, cell) for address in addresses)
+        return tuple(refused)
+
+    async def overtake(self, epoch: int) -> int:
+        self.overtaken.append(epoch)
+        return epoch + 1
+
+    @property
+    def held(self) -> Held:
+        return Held(leases=dict(self.leases))
 
 
 class SpokenAgent:
@@ -62,8 +92,10 @@ class SpokenAgent:
 class Bench:
     """Cells under test, and what they were told."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, single: bool = True) -> None:
         self.path = str(path / "bridge.sock")
+        self.led: list[int] = []
+        self._agents: list[SpokenAgent] = []
         self.holdings = HoldingsInADict()
         self.reason = ""
         self.changes = 0
@@ -75,21 +107,35 @@ class Bench:
             wish=lambda guid, name: OrgWish(qualify("cf", guid), name=name),
             ready=lambda: self.reason,
             changed=self._changed,
+            leads=self.led.append,
+            single=single,
         )
 
     def _changed(self) -> int:
         self.changes += 1
         return 100 + self.changes
 
-    async def agent(self, cell: str = "cell-1", *ports: wire.PortReport, version: int = wire.VERSION) -> SpokenAgent:
+    async def agent(
+        self, cell: str = "cell-1", *ports: wire.PortReport, version: int = wire.VERSION, epoch: int = 0
+    ) -> SpokenAgent:
         agent = SpokenAgent(*await asyncio.open_unix_connection(self.path))
-        agent.say(wire.Hello(version, cell, "boot-1", ("192.0.2.10",), ports))
+        self._agents.append(agent)  # else its connection ends with the last name for it
+        agent.say(wire.Hello(version, cell, "boot-1", ("192.0.2.10",), ports, epoch))
         return agent
 
 
 @pytest.fixture
 async def bench(tmp_path: Path):
     bench = Bench(tmp_path)
+    server = await bench.cells.serve(bench.path)
+    yield bench
+    server.close()
+
+
+@pytest.fixture
+async def cells(tmp_path: Path):
+    """Of two cells and more, as OVN will have them."""
+    bench = Bench(tmp_path, single=False)
     server = await bench.cells.serve(bench.path)
     yield bench
     server.close()
@@ -243,11 +289,220 @@ async def test_garbage_on_the_socket_ends_that_connection_alone(bench: Bench):
 async def test_a_cell_that_went_away_keeps_its_ports(bench: Bench):
     agent = await bench.agent("cell-1", msgspec.structs.replace(port(), addresses=("10.240.0.99",)))
     await agent.hear()
+    await gone(bench, agent)
+    assert [*bench.cells.states["cell-1"].ports] == ["cf:h1"]
+
+
+async def gone(bench: Bench, agent: SpokenAgent, cell: str = "cell-1") -> None:
     agent.leave()
     async with asyncio.timeout(5):
-        while bench.cells.states["cell-1"].connected:
+        while bench.cells.states[cell].connected:
             await asyncio.sleep(0.01)
+
+
+def held(handle: str, address: str) -> wire.PortReport:
+    return msgspec.structs.replace(port(handle), addresses=(address,))
+
+
+def lease(address: str, workload: str, cell: str) -> Lease:
+    return Lease(address, workload, QualifiedId("cf:org-1"), cell)
+
+
+async def test_a_cell_that_the_store_knows_is_away_and_not_unknown_until_it_is_heard(bench: Bench):
+    machine = Lease("10.240.9.9", "vm:db", QualifiedId("cf:org-1"), "cell-9")
+    bench.cells.remember([lease("10.240.0.10", "cf:h1", "cell-1"), machine])
+    assert {name: state.connected for name, state in bench.cells.states.items()} == {"cell-1": False}
+    assert not bench.holdings.adopted
+    await (await bench.agent("cell-1", held("h1", "10.240.0.10"))).hear()
+    assert bench.cells.states["cell-1"].connected
+
+
+async def test_a_cell_that_only_the_store_knew_and_that_came_under_another_name_is_forgotten(bench: Bench):
+    bench.holdings.leases["cf:h1"] = (lease("10.240.0.10", "cf:h1", "old-name"),)
+    bench.cells.remember(leases[0] for leases in bench.holdings.leases.values())
+    await (await bench.agent("new-name", held("h1", "10.240.0.10"))).hear()
+    assert [*bench.cells.states] == ["new-name"]
+
+
+async def test_a_cell_is_unheard_after_ten_minutes_and_is_kept(bench: Bench):
+    agent = await bench.agent("cell-1", held("h1", "10.240.0.10"))
+    await agent.hear()
+    later = time.time() + 10 * 60
+    assert bench.cells.unheard(later + 60) == ()
+    await gone(bench, agent)
+    assert bench.cells.unheard(later - 60) == ()
+    assert bench.cells.unheard(later + 60) == ("cell-1",)
     assert [*bench.cells.states["cell-1"].ports] == ["cf:h1"]
+    assert "cf:h1" in bench.holdings.leases
+
+
+async def test_a_remembered_cell_is_unheard_ten_minutes_after_the_bridge_began(bench: Bench):
+    bench.cells.remember([lease("10.240.0.10", "cf:h1", "cell-1")])
+    now = time.time()
+    assert bench.cells.unheard(now + 9 * 60) == ()
+    assert bench.cells.unheard(now + 11 * 60) == ("cell-1",)
+
+
+async def test_a_removed_cell_gives_back_its_addresses_and_leaves_the_groups(bench: Bench):
+    agent = await bench.agent("cell-1", held("h1", "10.240.0.10"))
+    await agent.hear()
+    await gone(bench, agent)
+    before = bench.changes
+    assert await bench.cells.remove("cell-1") is None
+    assert not bench.cells.states
+    assert not bench.holdings.leases
+    assert bench.changes > before
+
+
+async def test_a_connected_cell_is_not_removed_and_neither_is_an_unknown_one(bench: Bench):
+    await (await bench.agent("cell-1", held("h1", "10.240.0.10"))).hear()
+    refused = [await bench.cells.remove(name) for name in ("cell-1", "cell-2")]
+    assert [problem and problem.code for problem in refused] == ["CELL_CONNECTED", "CELL_UNKNOWN"]
+    assert "cf:h1" in bench.holdings.leases
+
+
+async def test_a_cell_that_is_just_arriving_is_not_removed(bench: Bench):
+    """Else its containers' leases would be released right after they were adopted."""
+    bench.cells.remember([lease("10.240.0.10", "cf:h1", "cell-1")])
+    gate, arriving, adopt = asyncio.Event(), asyncio.Event(), bench.holdings.adopt
+
+    async def slow(cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        answer = await adopt(cell, reported)
+        arriving.set()
+        await gate.wait()
+        return answer
+
+    bench.holdings.adopt = slow  # type: ignore[method-assign]
+    agent = await bench.agent("cell-1", held("h1", "10.240.0.10"))
+    await asyncio.wait_for(arriving.wait(), 5)
+    refused = await bench.cells.remove("cell-1")
+    gate.set()
+    assert refused is not None
+    assert refused.code == "CELL_CONNECTED"
+    assert isinstance(await agent.hear(), wire.Welcome)
+    assert "cf:h1" in bench.holdings.leases
+
+
+async def test_a_removed_cell_that_comes_back_is_welcome_and_what_it_uses_is_its_own(bench: Bench):
+    agent = await bench.agent("cell-1", held("h1", "10.240.0.10"))
+    await agent.hear()
+    await gone(bench, agent)
+    assert await bench.cells.remove("cell-1") is None
+    again = await bench.agent("cell-1", held("h1", "10.240.0.10"))
+    assert isinstance(await again.hear(), wire.Welcome)
+    assert bench.holdings.leases["cf:h1"][0].address == "10.240.0.10"
+
+
+async def test_after_the_one_cell_of_linux_was_removed_another_may_come(bench: Bench):
+    agent = await bench.agent("cell-1")
+    await agent.hear()
+    await gone(bench, agent)
+    await bench.cells.remove("cell-1")
+    assert isinstance(await (await bench.agent("cell-2")).hear(), wire.Welcome)
+
+
+async def test_what_a_removed_cells_address_was_given_to_keeps_it_and_the_cell_is_told_in_an_alarm(cells: Bench):
+    agent = await cells.agent("cell-1", held("h1", "10.240.0.10"))
+    await agent.hear()
+    await gone(cells, agent)
+    await cells.cells.remove("cell-1")
+    await (await cells.agent("cell-2", held("h2", "10.240.0.10"))).hear()
+    await (await cells.agent("cell-1", held("h1", "10.240.0.10"))).hear()
+    assert [problem.code for problem in cells.cells.conflicts["cell-1"]] == ["ADDRESS_TAKEN"]
+    assert [*cells.holdings.leases] == ["cf:h2"]
+
+
+async def test_a_conflict_ends_by_itself_when_the_other_gives_the_address_up(
+    cells: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cfbridge.cells.CONFLICT_SECONDS", 0.01)
+    cells.holdings.leases["cf:h2"] = (lease("10.240.0.10", "cf:h2", "cell-2"),)
+    await (await cells.agent("cell-1", held("h1", "10.240.0.10"))).hear()
+    assert cells.cells.conflicts["cell-1"]
+    await (await cells.agent("cell-2")).hear()
+    async with asyncio.timeout(5):
+        while cells.cells.conflicts["cell-1"]:
+            await asyncio.sleep(0.01)
+    assert [lease.workload for leases in cells.holdings.leases.values() for lease in leases] == ["cf:h1"]
+
+
+async def test_both_instances_of_an_app_that_is_evacuated_are_members_until_the_old_one_ends(cells: Bench):
+    old = await cells.agent("cell-1", held("old", "10.240.0.10"))
+    await old.hear()
+    new = await cells.agent("cell-2")
+    await new.hear()
+    new.say(wire.Attach(1, port("new")))
+    await new.hear()
+    compiler = Compiler(FirewallConfig(), POOLS)
+
+    def members() -> list[str]:
+        snapshot = Snapshot(
+            inventory={"cf": FoundationState("cf")},
+            held=cells.holdings.held,
+            cells=cells.cells.states,
+            pools=POOLS,
+        )
+        world = compiler.world(snapshot)
+        web = Group("web", (Selector(SelectorKind.APP, "cf:app-1"),))
+        known = Membership(world.workloads, (web,), world.container_pools, world.cell_addresses)
+        ranges = known.ranges((Selector(SelectorKind.GROUP, "web"),))
+        return sorted(w.id for w in world.workloads if contains(ranges, pack(w.addresses[0])))
+
+    assert members() == ["cf:new", "cf:old"]
+    old.say(wire.Detached("old"))
+    assert await old.hear() == wire.Acknowledged("old")
+    assert members() == ["cf:new"]
+
+
+async def test_a_bridge_whose_store_is_older_than_what_a_cell_followed_leads_on_by_a_higher_epoch(bench: Bench):
+    agent = await bench.agent(epoch=19)
+    assert await agent.hear() == wire.Welcome(wire.VERSION, 20, "cf")
+    assert bench.holdings.overtaken == [19]
+    assert bench.led == [20]
+    assert bench.cells.restored is not None
+    assert bench.cells.restored.code == "STORE_RESTORED"
+
+
+async def test_a_bridge_that_does_not_lead_its_store_any_more_is_not_followed(bench: Bench):
+    async def deposed(epoch: int) -> int:
+        raise Unavailable("epoch 9 leads the store")
+
+    bench.holdings.overtake = deposed  # type: ignore[method-assign]
+    assert await (await bench.agent(epoch=19)).hung_up_on()
+    assert not bench.cells.states
+
+
+async def test_an_epoch_that_can_be_none_is_not_believed(bench: Bench):
+    assert await (await bench.agent(epoch=1 << 60)).hung_up_on()
+    assert not bench.holdings.overtaken
+
+
+async def test_what_an_ended_connection_still_says_gives_nobody_a_lease(bench: Bench):
+    """An agent that was killed left an Attach in its socket; the next one's hello does not hold that container."""
+    old = await bench.agent()
+    await old.hear()
+    old.say(wire.Attach(1, port("ghost")))
+    new = await bench.agent()
+    assert isinstance(await new.hear(), wire.Welcome)
+    new.say(wire.Attach(1, port("real")))
+    assert isinstance(await new.hear(), wire.Granted)
+    assert [*bench.holdings.leases] == ["cf:real"]
+
+
+async def test_the_old_connection_of_a_cell_ends_before_the_new_ones_report_is_taken_over(bench: Bench):
+    old = await bench.agent()
+    await old.hear()
+    gate, adopt = asyncio.Event(), bench.holdings.adopt
+
+    async def slow(cell: str, reported: Mapping[str, tuple[OrgWish, tuple[str, ...]]]) -> tuple[Refused, ...]:
+        await gate.wait()
+        return await adopt(cell, reported)
+
+    bench.holdings.adopt = slow  # type: ignore[method-assign]
+    new = await bench.agent()
+    assert await old.hung_up_on()
+    gate.set()
+    assert isinstance(await new.hear(), wire.Welcome)
 
 
 async def test_a_down_that_overtakes_its_up_leaves_no_port_behind(bench: Bench):

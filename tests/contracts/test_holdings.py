@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from cfbridge.holdings import Holdings
 from cfbridge.snapshot import Held
@@ -320,3 +323,141 @@ async def test_pools_that_overlap_are_refused_at_start(open_store: OpenStore, cl
         await Holdings.open(
             await open_store(), (OVERLAY, Pool("b", PoolKind.CONTAINER, ("10.240.7.0/24",))), Defaults(), clock
         )
+
+
+async def test_a_subnet_that_its_org_never_used_is_given_to_whom_a_cell_reports_in_it_and_stored_so(
+    open_store: OpenStore, clock: Clock
+) -> None:
+    """After a restore the orgs' subnets may have been cut in another order."""
+    async with bridge(await open_store(), clock) as holdings:
+        assert not isinstance(await holdings.org(GLOBEX), Refused)
+        assert await holdings.adopt("cell-1", {"cf:a": (ACME, ("10.240.0.7",))}) == ()
+        assert addresses(await holdings.lease("cf:g", GLOBEX, "cell-1"))[0] == "10.240.1.3"
+        known = holdings.held.org_networks
+    async with bridge(await open_store(), clock) as after:
+        assert after.held.org_networks == known
+        assert {n.org for n in known if n.prefix == "10.240.0.0/24"} == {ACME.org}
+
+
+async def test_a_conflict_can_be_claimed_once_the_other_gave_the_address_up(holdings: Holdings) -> None:
+    taken = addresses(await holdings.lease("cf:a", ACME, "cell-1"))
+    assert len(await holdings.adopt("cell-2", {"cf:b": (ACME, taken)})) == 1
+    assert len(await holdings.claim("cell-2", {"cf:b": (ACME, taken)})) == 1
+    await holdings.lease("cf:c", ACME, "cell-2")
+    await holdings.release("cf:a")
+    assert await holdings.claim("cell-2", {"cf:b": (ACME, taken)}) == ()
+    assert holdings.held.refusals == {}
+    assert {w: addresses(leases)[0] for w, leases in holdings.held.leases.items() if w != "cf:c"} == {"cf:b": taken[0]}
+    assert "cf:c" in holdings.held.leases
+
+
+async def test_what_a_cell_uses_under_another_address_than_we_remember_gives_back_the_one_we_remember(
+    holdings: Holdings,
+) -> None:
+    await holdings.lease("cf:a", ACME, "cell-1")
+    taken = addresses(await holdings.lease("cf:b", ACME, "cell-2"))
+    assert [r.code for r in await holdings.adopt("cell-1", {"cf:a": (ACME, taken)})] == ["ADDRESS_TAKEN"]
+    assert set(holdings.held.leases) == {"cf:b"}
+
+
+async def test_a_refused_container_that_nobody_will_ever_take_away_is_forgotten_with_its_cells_next_report(
+    holdings: Holdings,
+) -> None:
+    """The agent died between the refusal and the `down`."""
+    nowhere = OrgWish(QualifiedId("cf:initech"), pool="no such pool")
+    for workload, cell in (("cf:a", "cell-1"), ("cf:b", "cell-2")):
+        assert isinstance(await holdings.lease(workload, nowhere, cell), Refused)
+    await holdings.adopt("cell-1", {})
+    assert set(holdings.held.refusals) == {"cf:b", nowhere.org}
+    await holdings.release("cf:b")
+    assert set(holdings.held.refusals) == {nowhere.org}
+
+
+async def test_a_store_that_is_older_than_what_a_cell_saw_is_led_by_a_higher_epoch(
+    open_store: OpenStore, clock: Clock
+) -> None:
+    store = await open_store()
+    async with bridge(store, clock) as holdings:
+        first = store.epoch
+        answered = await asyncio.gather(holdings.overtake(41), holdings.lease("cf:a", ACME, "cell-1"))
+        assert answered[0] == store.epoch == 42 > first
+        assert await holdings.overtake(17) == 42
+        assert await holdings.lease("cf:b", ACME, "cell-1")
+    async with bridge(after := await open_store(), clock) as later:
+        assert after.epoch == 43
+        assert set(later.held.leases) == {"cf:a", "cf:b"}
+
+
+async def test_a_bridge_that_was_followed_by_another_overtakes_nobody(open_store: OpenStore, clock: Clock) -> None:
+    older = await Holdings.open(await open_store(), (OVERLAY,), Defaults(), clock)
+    async with bridge(newer := await open_store(), clock, OVERLAY) as leading:
+        with pytest.raises(Deposed):
+            await older.overtake(newer.epoch)
+        assert await leading.lease("cf:a", ACME, "cell-1")
+        assert isinstance(older.writer.exception(), Deposed)
+    await older.close()
+
+
+async def test_a_store_that_comes_back_is_noticed_although_nobody_asks(
+    open_store: OpenStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cfbridge.holdings.PROBE_SECONDS", 0.01)
+    store = await open_store()
+    async with bridge(store, clock) as holdings:
+        away = True
+
+        def unless_away(act: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+            async def asked(*given: object) -> object:
+                if away:
+                    raise Unavailable("the store did not answer")
+                return await act(*given)
+
+            return asked
+
+        for name in ("commit", "load", "set"):
+            monkeypatch.setattr(store, name, unless_away(getattr(store, name)))
+        with pytest.raises(Unavailable):
+            await holdings.lease("cf:a", ACME, "cell-1")
+        await asyncio.sleep(0.05)
+        assert holdings.away == "the store did not answer"
+        away = False
+        async with asyncio.timeout(10):
+            while holdings.away:
+                await asyncio.sleep(0.01)
+        assert holdings.held.leases == {}
+        assert addresses(await holdings.lease("cf:b", ACME, "cell-1"))[0] == "10.240.0.3"
+
+
+async def test_on_a_full_disk_nothing_is_answered_that_was_not_stored(tmp_path: Path, clock: Clock) -> None:
+    store = await Store.open(f"sqlite:///{tmp_path}/state.db")
+    limit = [0]
+
+    def limited(connection: DBAPIConnection, _: object) -> None:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]  # type: ignore[attr-defined]
+        connection.execute(f"PRAGMA max_page_count = {limit[0] or pages + 1}")  # type: ignore[attr-defined]
+
+    try:
+        async with bridge(store, clock) as holdings:
+            sa.event.listen(store._engine.sync_engine, "connect", limited)
+            await store._engine.dispose()
+            answered: list[tuple[Lease, ...] | Refused] = []
+
+            async def fill() -> None:
+                for number in range(240):
+                    answered.append(await holdings.lease(f"cf:{number}", ACME, "cell-1"))  # noqa: PERF401
+
+            with pytest.raises(Unavailable, match="full"):
+                await fill()
+            assert len(holdings.held.leases) == len(answered) > 0
+            assert "full" in holdings.away
+            limit[0] = 1 << 30
+            await store._engine.dispose()
+            assert not isinstance(await holdings.lease("cf:after", ACME, "cell-1"), Refused)
+            assert holdings.away == ""
+        again = await Holdings.open(store, (OVERLAY, SNAT), Defaults(), clock)
+        assert {a for leases in answered for a in addresses(leases)} < {
+            lease.address for leases in again.held.leases.values() for lease in leases
+        }
+        await again.close()
+    finally:
+        await store.close()
