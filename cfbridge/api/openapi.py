@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from cfbridge.api.operations import RESOURCES, ROOT, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
-from cfbridge.api.resources import Status
+from cfbridge.api.resources import Removed, Status
 
 _REFS = "#/components/schemas/{model}"
 _WORDS = {
@@ -20,6 +20,8 @@ _WORDS = {
     "401": "No valid token",
     "403": "The permission is missing",
     "404": "There is no such thing",
+    "409": "It is not in the state for that",
+    "503": "Not now; nothing was done",
 }
 
 
@@ -28,6 +30,7 @@ def document() -> bytes:
     adapters: list[tuple[Any, Any, TypeAdapter[Any]]] = [
         ("Status", "serialization", TypeAdapter(Status)),
         ("Problem", "serialization", TypeAdapter(Problem)),
+        ("Removed", "serialization", TypeAdapter(Removed)),
     ]
     adapters += [(r.row.__name__, "serialization", r.one) for r in RESOURCES.values()]
     _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_REFS)
@@ -37,8 +40,10 @@ def document() -> bytes:
     for resource in RESOURCES.values():
         paths[f"{ROOT}/{resource.name}"] = {"get": _listing(resource)}
         paths[f"{ROOT}/{resource.name}/{{id}}"] = {"get": _showing(resource)}
-    for path, operation in paths.items():
-        operation["get"]["tags"] = [path.removeprefix(f"{ROOT}/").partition("/")[0]]
+    paths[f"{ROOT}/cells/{{id}}"]["delete"] = _removing_a_cell()
+    for path, operations in paths.items():
+        for operation in operations.values():
+            operation["tags"] = [path.removeprefix(f"{ROOT}/").partition("/")[0]]
     written = {
         "openapi": "3.1.0",
         "info": {
@@ -106,6 +111,20 @@ def _showing(resource: Resource) -> dict[str, Any]:
         "304 400 401 403 404",
         resource.permission,
     )
+
+
+def _removing_a_cell() -> dict[str, Any]:
+    parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    summary = "A cell that is gone for good: its workloads leave the groups, its addresses rest"
+    described = _operation(
+        "remove_cell", summary, _ref("Removed"), [parameter], "400 401 403 404 409 503", "cfbridge.operate"
+    )
+    described["parameters"] = [parameter]
+    described["responses"]["200"] = {
+        "description": "It is removed",
+        "content": {"application/json": {"schema": _ref("Removed")}},
+    }
+    return described
 
 
 def _operation(

@@ -36,10 +36,10 @@ from cfbridge.api.views import Facade
 ROOT = "/api/v1"
 DEFAULT_LIMIT = 100
 GREATEST_LIMIT = 500
-Permission = Literal["public", "cfbridge.read"]
+Permission = Literal["public", "cfbridge.read", "cfbridge.operate"]
 
 ROLE_PERMISSIONS: Mapping[str, frozenset[str]] = {
-    "operator": frozenset({"public", "cfbridge.read"}),
+    "operator": frozenset({"public", "cfbridge.read", "cfbridge.operate"}),
     "nobody": frozenset({"public"}),
 }
 """Roles of decisions 32 that this version can tell apart: the holder of socket or token, and everybody else."""

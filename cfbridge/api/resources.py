@@ -76,6 +76,11 @@ class CellRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class OrgRow:
     id: str
     name: str

@@ -21,12 +21,12 @@ from pydantic import TypeAdapter
 
 from cfbridge.api import openapi, operations, rows, tokens, views
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
-from cfbridge.api.problems import ProblemError
-from cfbridge.api.resources import Status
-from cfbridge.api.views import Facade, Seen
+from cfbridge.api.problems import Fault, ProblemError
+from cfbridge.api.resources import Removed, Status
+from cfbridge.api.views import Facade, Operated, Seen
 from cfbridge.metrics import CONTENT_TYPE, Metrics
 from cfbridge.settings import ApiConfig
-from egress.values import Refused, RefusedError
+from egress.values import Refused, RefusedError, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = Callable[[web.Request], bytes]
 
 _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
+_REMOVED: TypeAdapter[Removed] = TypeAdapter(Removed)
 PERMISSION = "permission"
 LINE_LIMIT = 65_536
 """Bytes: room for the longest search and cursor in percent encoding; what is longer the HTTP parser refuses."""
@@ -57,7 +58,7 @@ class ApiServer:
             Path(path).unlink(missing_ok=True)
 
 
-async def serve(facade: Facade, config: ApiConfig, state_dir: str) -> ApiServer:
+async def serve(facade: Operated, config: ApiConfig, state_dir: str) -> ApiServer:
     """Listens when it returns. RefusedError where it may not: a socket in use, a bad certificate, an exposed token."""
     token = tokens.ensure(state_dir)
     metrics = Metrics(facade)
@@ -148,7 +149,7 @@ def _tcp(listen: str) -> socket.socket:
         raise RefusedError(Refused("API_LISTEN", f"{listen} can not be listened on: {reason}", "api.listen")) from error
 
 
-def application(facade: Facade, metrics: Metrics, token: str | None) -> web.Application:
+def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Application:
     """The API over `facade`. `token` None: whoever reaches it is the operator."""
     app = web.Application(middlewares=[_guard(metrics, token)])
     cache = _Rows(facade)
@@ -159,9 +160,12 @@ def application(facade: Facade, metrics: Metrics, token: str | None) -> web.Appl
 
         route(path, permission, handle)
 
-    def route(path: str, permission: Permission, handle: Handler) -> None:
+    def route(path: str, permission: Permission, handle: Handler, method: str = "GET") -> None:
         handle.__dict__[PERMISSION] = permission
-        app.router.add_get(path, handle)
+        if method == "GET":
+            app.router.add_get(path, handle)  # and HEAD
+        else:
+            app.router.add_route(method, path, handle)
 
     def unasked(answer: Callable[[], bytes]) -> Answer:
         def checked(request: web.Request) -> bytes:
@@ -178,6 +182,7 @@ def application(facade: Facade, metrics: Metrics, token: str | None) -> web.Appl
     for resource in RESOURCES.values():
         route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
         route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
+    route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
     return app
 
 
@@ -225,6 +230,24 @@ def _shower(resource: Resource, cache: _Rows) -> Handler:
         if row is None:
             raise ProblemError(404, "NOT_FOUND", f"There is none of {resource.name} with this id: {wanted[:128]}")
         return _tagged(request, resource.one.dump_json(row))
+
+    return answer
+
+
+def _cell_remover(facade: Operated) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        name = request.match_info["id"]
+        try:
+            refused = await facade.remove_cell(name)
+        except Unavailable as fault:
+            raise ProblemError(
+                503, "STORE_AWAY", f"Nothing was removed: {fault}.", headers={"Retry-After": "1"}
+            ) from None
+        if refused is not None:
+            status = 404 if refused.code == "CELL_UNKNOWN" else 409
+            raise ProblemError(status, refused.code, refused.message, (Fault("/path/id", refused.message),))
+        return web.Response(body=_REMOVED.dump_json(Removed(name)), content_type="application/json")
 
     return answer
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cfbridge.snapshot import Snapshot
+from egress.values import Refused
 from policy_sync.model import World
 from policy_sync.ruleset import Ruleset
 
@@ -38,6 +39,14 @@ class Facade(Protocol):
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Worst first. A late cell or a stale foundation is in here: lateness is the reconciler's to judge."""
+        ...
+
+
+class Operated(Facade, Protocol):
+    """And what an operator may tell the bridge to do."""
+
+    async def remove_cell(self, name: str) -> Refused | None:
+        """It is gone for good, a person says. Unavailable: the store did not take it."""
         ...
 
 

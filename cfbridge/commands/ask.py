@@ -42,11 +42,17 @@ class Bridge:
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The answer, decoded. RefusedError or Unavailable in words that say what to do."""
+        return self._ask("GET", path, query)
+
+    def delete(self, path: str) -> Any:
+        return self._ask("DELETE", path, None)
+
+    def _ask(self, method: str, path: str, query: Mapping[str, str] | None) -> Any:
         target = "/api/v1" + quote(path) + (f"?{urlencode(query)}" if query else "")
         try:
             connection = self._connection()
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-            connection.request("GET", target, headers=headers)
+            connection.request(method, target, headers=headers)
             response = connection.getresponse()
             body = response.read()
             connection.close()

@@ -148,6 +148,43 @@ cell = _listing(
     {},
     ("foundation",),
 )
+
+
+@cell.command()
+@ask.options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.argument("name")
+def show(bridge: Bridge, as_json: bool, name: str) -> None:
+    """Show one cell: how far it is, when it was heard, what drifted.
+
+    \b
+    Example:
+      cfbridge cell show cell-1
+    """
+    row = bridge.get(f"/cells/{name}")
+    if as_json:
+        click.echo(json.dumps(row))
+    else:
+        fields = [key for key in row if key not in ("id", "name")]
+        click.echo(table(["name", row["name"]], [[key.replace("_", " "), _plain(row, key)] for key in fields]))
+
+
+@cell.command()
+@ask.options
+@click.argument("name")
+def remove(bridge: Bridge, name: str) -> None:
+    """Remove a cell that is gone for good: its workloads leave the groups, its addresses rest.
+
+    One that is connected is refused. Should it come back, it is welcome: what it uses is its own.
+
+    \b
+    Example:
+      cfbridge cell remove cell-9
+    """
+    bridge.delete(f"/cells/{name}")
+    click.echo(f"{printable(name)} is removed.")
+
+
 org = _listing(
     "org",
     "orgs",

@@ -131,6 +131,20 @@ def test_an_empty_list_says_so(bridge: Running, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == "No orgs found.\n"
 
 
+def test_a_cell_is_shown_with_all_that_is_known_of_it(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["cell", "show", "cell-1"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["connected", "yes"] in lines
+    assert ["reached", "revision", "41"] in lines
+
+
+def test_a_cell_that_is_connected_is_not_removed(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["cell", "remove", "cell-1"]) == cli.REFUSED
+    assert "CELL_CONNECTED" in capsys.readouterr().err
+    assert cli.run(["cell", "remove", "cell-9"]) == 0
+    assert bridge.facade.removed == ["cell-9"]
+
+
 def test_status_is_one_line_when_all_is_well(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["status"]) == 0
     assert capsys.readouterr().out == "ok: 3 workloads on 1 cell, revision 41\n"

@@ -197,6 +197,33 @@ async def test_what_is_not_there_is_a_problem(asked: aiohttp.ClientSession, path
     assert problem["title"] == "Not Found"
 
 
+async def remove(session: aiohttp.ClientSession, cell: str, status: int = 200) -> Any:
+    async with session.delete(f"{ROOT}/cells/{cell}") as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+async def test_a_cell_that_is_gone_is_removed_by_hand(asked: aiohttp.ClientSession, facade: FakeFacade) -> None:
+    assert await remove(asked, "cell-9") == {"id": "cell-9"}
+    assert facade.removed == ["cell-9"]
+
+
+async def test_a_cell_that_is_connected_or_unknown_is_not_removed_and_why_is_said(
+    asked: aiohttp.ClientSession, facade: FakeFacade
+) -> None:
+    assert (await remove(asked, "cell-1", 409))["code"] == "CELL_CONNECTED"
+    assert (await remove(asked, "cell-7", 404))["code"] == "CELL_UNKNOWN"
+    facade.store_away = "the database does not answer"
+    assert "the database does not answer" in (await remove(asked, "cell-9", 503))["detail"]
+    assert not facade.removed
+
+
+async def test_nobody_without_the_token_removes_a_cell(server: ApiServer, facade: FakeFacade) -> None:
+    async with aiohttp.ClientSession(server.addresses[1]) as session:
+        assert (await remove(session, "cell-9", 401))["code"] == "TOKEN_NEEDED"
+    assert not facade.removed
+
+
 async def test_a_method_that_is_not_answered_is_a_problem(asked: aiohttp.ClientSession) -> None:
     async with asked.post(f"{ROOT}/orgs", json={}) as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")

@@ -9,7 +9,7 @@ from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, Look, Org, Space
 from cfbridge.snapshot import CellState, Held, Snapshot
 from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
-from egress.values import QualifiedId, parse_range
+from egress.values import QualifiedId, Refused, Unavailable, parse_range
 from garden_plugin.wire import MappedPort, PortReport
 from policy_sync import translate
 from policy_sync.model import (
@@ -116,7 +116,8 @@ SNAPSHOT = Snapshot(
     cells={
         "cell-1": CellState(
             "cell-1", "cf", True, "boot", ("10.0.0.5",), heard_at=1_800_000_001.0, reached=41, ports=PORTS
-        )
+        ),
+        "cell-9": CellState("cell-9", "cf"),
     },
     pools=(
         Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/14",)),
@@ -144,3 +145,15 @@ class FakeFacade:
         )
     )
     alarms: tuple[Alarm, ...] = ()
+    removed: list[str] = field(default_factory=list)
+    store_away: str = ""
+
+    async def remove_cell(self, name: str) -> Refused | None:
+        if self.store_away:
+            raise Unavailable(self.store_away)
+        if (cell := self.snapshot.cells.get(name)) is None:
+            return Refused("CELL_UNKNOWN", f"No cell is called {name}.")
+        if cell.connected:
+            return Refused("CELL_CONNECTED", f"The agent of {name} is connected; stop it first.")
+        self.removed.append(name)
+        return None
