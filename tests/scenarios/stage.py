@@ -8,6 +8,8 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from cfbridge.client import AdminClient
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
@@ -145,3 +147,15 @@ async def _connected(box: Box) -> bool:
         )
     except (OSError, KeyError, Unavailable):  # not there yet
         return False
+
+
+def tell_agent(box: Box, **settings: object) -> None:
+    """Further settings of the agent, from its next start on."""
+    path = box.directory / "agent.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **settings}))
+
+
+async def leases(box: Box) -> dict[str, str]:
+    """Address → handle, of containers."""
+    rows = {row["address"]: row["workload_id"] for row in await box.api("leases")}
+    return {address: name.partition(":")[2] for address, name in rows.items() if not name.startswith("vm:")}
