@@ -116,8 +116,8 @@ async def test_after_a_reboot_every_down_is_well_before_the_agent_is_up_and_noth
 
 async def test_after_a_reboot_nothing_passes_before_the_bridge_was_heard_and_health_checks_start(box: Box) -> None:
     await _booted(box, "three")
-    await becomes("open", lambda: box.tcp_from("vm1", lab.EXT, 80))
     await known_app(box, "acme", "dev", "lost")
+    await becomes("open", lambda: box.tcp_from("vm1", lab.EXT, 80))
     lost = await start(box, spec(box, "lost", netin=[(0, 8080)]), serve=True)
     port = lost.mapped_port(8080)
 
