@@ -262,7 +262,8 @@ class Bridge:
                 await self._holdings.lease(f"vm:{vm.name}", wish, vm.cell, fixed=vm.addresses)
         # By what people wrote: an org that is not read yet, or has another name now, takes no machine's address away.
         declared = {f"vm:{vm.name}" for vm in self._written.vms if vm.org}
-        machines = [workload for workload in self._holdings.held.leases if workload.startswith("vm:")]
+        known_of = {**self._holdings.held.leases, **self._holdings.held.refusals}
+        machines = [workload for workload in known_of if workload.startswith("vm:")]
         for workload in machines:
             if workload not in declared:
                 await self._holdings.release(workload)

@@ -123,6 +123,23 @@ async def test_a_machine_that_people_moved_to_another_org_is_that_orgs(
     assert not holdings.held.refusals
 
 
+async def test_a_machine_that_was_refused_and_that_nobody_declares_any_more_is_forgotten(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    await holdings.lease("vm:other", OrgWish(ACME), "", fixed=("10.240.7.20",))
+    await holdings.lease("cf:one", OrgWish(ACME), "cell-1", fixed=("10.240.7.21",))
+    bridge = Bridge(config(tmp_path, VM.replace("7.20", "7.21")), store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge)
+    assert "vm:db" in holdings.held.refusals
+
+    again = Bridge(config(tmp_path, ""), store, holdings)
+    again.publish(looked_at(*KINDS))
+    await realised(again)
+
+    assert not holdings.held.refusals
+
+
 async def test_a_cell_that_is_unheard_is_an_alarm_that_says_what_to_type(
     tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
