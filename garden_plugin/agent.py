@@ -138,15 +138,20 @@ class Agent:
             self.converger.poke()
 
     async def _run_tombstones(self) -> None:
-        for path, handle in self._tombstones.waiting():
-            async with self._turns.of(handle):
-                if not path.exists():  # somebody else ran it, and the handle may be up anew
-                    continue
-                try:
-                    await self._down(handle)
-                    self._tombstones.clear(path)
-                except (Unavailable, OSError) as fault:  # one that cannot be done keeps nobody else from the network
-                    self._log.warning("spooled down waits", handle=handle, reason=str(fault))
+        """All that wait, side by side: they share detaches. Two of one handle take turns."""
+        async with asyncio.TaskGroup() as tasks:
+            for path, handle in self._tombstones.waiting():
+                tasks.create_task(self._run_tombstone(path, handle))
+
+    async def _run_tombstone(self, path: Path, handle: str) -> None:
+        async with self._turns.of(handle):
+            if not path.exists():  # somebody else ran it, and the handle may be up anew
+                return
+            try:
+                await self._down(handle)
+                self._tombstones.clear(path)
+            except (Unavailable, OSError) as fault:  # one that cannot be done keeps nobody else from the network
+                self._log.warning("spooled down waits", handle=handle, reason=str(fault))
 
     # ---- requests ---------------------------------------------------------------------------------------------------
 
@@ -156,7 +161,9 @@ class Agent:
         try:
             async with asyncio.timeout(self._config.deadline_seconds):
                 if request.action == "up":
+                    stage.away = lambda: "`down`s that were spooled"
                     await self._run_tombstones()
+                    stage.away = lambda: f"an earlier request for {request.handle}"
                 async with self._turns.of(request.handle):
                     return Answer(True, await self._act(request, stage))
         except RefusedError as refusal:

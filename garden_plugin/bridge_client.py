@@ -121,8 +121,11 @@ class BridgeClient:
         self._writer = writer
         writer.write(frames.frame(await self._hello()))
         decoder = msgspec.msgpack.Decoder(wire.FromBridge)
-        async with asyncio.timeout(WELCOME_SECONDS):
-            welcome = decoder.decode(await frames.read_frame(reader))
+        try:
+            async with asyncio.timeout(WELCOME_SECONDS):
+                welcome = decoder.decode(await frames.read_frame(reader))
+        except TimeoutError:
+            raise Unavailable(f"it did not answer within {WELCOME_SECONDS:g} s") from None
         if not isinstance(welcome, wire.Welcome) or welcome.version != wire.VERSION:
             raise Unavailable(f"it speaks {welcome!r:.60}, this agent speaks version {wire.VERSION}")
         self._connections += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from egress.values import RefusedError
 from garden_plugin import wire
 from garden_plugin.dataplane.cell import device_name
 from tests.garden_plugin.conftest import CHECK, Cell, app
@@ -278,6 +279,105 @@ async def test_spooled_downs_run_before_a_new_up(cell: Cell) -> None:
         assert (await cell.up("two"))[0]
         assert not [*spool.iterdir()]
         assert [*cell.dataplane.links] == [device_name("two")]
+
+
+async def test_a_hundred_spooled_downs_run_before_a_new_up_and_share_their_work(cell: Cell) -> None:
+    handles = [f"app-{n}" for n in range(100)]
+    async with cell.agent():
+        assert all(ok for ok, _ in await asyncio.gather(*(cell.up(h) for h in handles)))
+    spool = Path(cell.config.socket).parent / "spool"
+    spool.mkdir()
+    for number, handle in enumerate(handles):
+        (spool / f"{number:020d}-1.down").write_text(handle)
+    cell.dataplane.detached = 0
+    async with cell.agent():
+        assert (await cell.up("new"))[0]
+        assert [*cell.dataplane.links] == [device_name("new")]
+        assert not [*spool.iterdir()]
+        assert cell.dataplane.detached < 50
+        await cell.bridge.hears(lambda b: [*b.leases] == ["new"])
+
+
+async def test_a_handle_that_comes_up_again_after_spooled_downs_of_it_is_another_container(cell: Cell) -> None:
+    spool = Path(cell.config.socket).parent / "spool"
+    async with cell.agent():
+        _, first = await cell.up("one")
+        spool.mkdir()
+        (spool / "1-1.down").write_text("one")
+        (spool / "2-1.down").write_text("one")
+        ok, second = await cell.up("one")
+        assert ok
+        assert first != second
+        assert [*cell.dataplane.links] == [device_name("one")]
+        assert not [*spool.iterdir()]
+        kinds = [type(m) for m in cell.bridge.heard if isinstance(m, wire.Attach | wire.Detached)]
+        assert kinds[0] is wire.Attach
+        assert wire.Detached in kinds[:-1]
+        assert kinds[-1] is wire.Attach
+
+
+async def test_an_up_whose_bridge_goes_midway_ends_by_its_deadline_names_it_and_leaves_nothing(cell: Cell) -> None:
+    cell.change(deadline_seconds=1.0)
+    async with cell.agent():
+        await cell.bridge.hears(lambda b: b.of(wire.Reached))
+        cell.bridge.silent = True
+        up = asyncio.create_task(cell.up("one", app(8080)))
+        await cell.bridge.hears(lambda b: b.of(wire.Attach))
+        await cell.bridge.stop()
+        ok, line = await up
+        assert not ok
+        assert "gave up after 1 s" in line
+        assert "the bridge at" in line
+        assert "is away" in line
+        assert not cell.namespaces.held
+        assert not cell.dataplane.links
+
+
+async def test_an_up_that_was_granted_and_whose_bridge_goes_before_its_span_is_in_force_with_the_next(
+    cell: Cell,
+) -> None:
+    async with cell.agent():
+        await cell.bridge.hears(lambda b: b.of(wire.Reached))
+        cell.bridge.withhold_spans = True
+        up = asyncio.create_task(cell.up("one"))
+        await cell.bridge.hears(lambda b: b.of(wire.Attach))
+        done, _ = await asyncio.wait([up], timeout=0.1)
+        assert not done
+        await cell.bridge.stop()
+        cell.bridge.withhold_spans = False
+        await cell.bridge.start()
+        assert (await up)[0]
+        assert [*cell.dataplane.links] == [device_name("one")]
+
+
+async def test_a_hello_says_which_epoch_was_followed(cell: Cell) -> None:
+    cell.bridge.epoch = 7
+    async with cell.agent():
+        await cell.bridge.hears(lambda b: b.of(wire.Reached))
+        await cell.bridge.stop()
+        await cell.bridge.start()
+        await cell.bridge.hears(lambda b: len(b.of(wire.Hello)) == 2)
+        assert [hello.epoch for hello in cell.bridge.of(wire.Hello)] == [0, 7]
+
+
+async def test_a_bridge_that_takes_the_hello_and_says_nothing_is_named(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("garden_plugin.bridge_client.WELCOME_SECONDS", 0.05)
+    cell.bridge.silent = True
+    cell.change(deadline_seconds=1.0)
+    async with cell.agent():
+        ok, line = await cell.up("one")
+    assert not ok
+    assert "did not answer within 0.05 s" in line
+
+
+async def test_a_boot_id_that_cannot_be_read_is_refused_in_words(cell: Cell) -> None:
+    cell.boot_id = ""
+    cell.change(boot_id_file="/nowhere/boot_id")
+    with pytest.raises(RefusedError, match="correct boot_id_file"):
+        async with cell.agent():
+            pass
 
 
 async def test_net_in_adds_a_mapped_port_and_tells_the_bridge(cell: Cell) -> None:
