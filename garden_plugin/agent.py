@@ -80,6 +80,8 @@ class Agent:
         self._epoch = 0
         self._said_away = False
         self._drained = asyncio.Event()
+        self._broken: list[BaseException] = []
+        self._breaks = asyncio.Event()
         self.bridge = BridgeClient(config.bridge, self._hello, self)
         self.converger = Converger(dataplane, self._wanted, self._reached)
         self._door = Door(config.socket, self.answer, config.deadline_seconds)
@@ -99,7 +101,13 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 loops = [
                     tasks.create_task(work)
-                    for work in (self.converger.run(), self.bridge.run(), self._look_after_spools(), self._resync())
+                    for work in (
+                        self.converger.run(),
+                        self.bridge.run(),
+                        self._look_after_spools(),
+                        self._resync(),
+                        self._until_broken(),
+                    )
                 ]
                 await self._run_tombstones()
                 await self._door.open()
@@ -114,8 +122,18 @@ class Agent:
         finally:
             os.close(lock)
 
+    async def _until_broken(self) -> None:
+        """An agent whose dataplane heals no more must not look well: it ends, and what is in force stays."""
+        await self._breaks.wait()
+        raise self._broken[0]
+
+    def _breaks_by(self, bug: BaseException) -> None:
+        self._broken.append(bug)
+        self._breaks.set()
+
     async def _open(self) -> None:
         self._dataplane.drifted = self._drifted
+        self._dataplane.broken = self._breaks_by
         await self._dataplane.open()
         for record in self._roster.adopt(self._boot_id):
             self._log.info("container is gone with the last boot", handle=record.report.handle)

@@ -52,6 +52,8 @@ class LocalState:
 class CellDataplane(Protocol):
     drifted: Callable[[str], None]
     """Set by the agent; called when somebody else changed what is ours."""
+    broken: Callable[[BaseException], None]
+    """Set by the agent; called when a bug ended what heals: from then on nothing is noticed any more."""
     refused: Mapping[Key, Refused]
     """What could not be made at the last converge, by an item's key; tried again at the next. It stops nobody else."""
 

@@ -16,6 +16,7 @@ class MemoryCellDataplane:
 
     def __init__(self, addresses: Sequence[str] = ("192.0.2.10",)) -> None:
         self.drifted: Callable[[str], None] = lambda what: None
+        self.broken: Callable[[BaseException], None] = lambda bug: None
         self.links: dict[str, LocalPort] = {}
         """By device: what a container can be reached by."""
         self.network: LogicalNetwork | None = None

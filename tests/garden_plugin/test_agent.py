@@ -433,6 +433,19 @@ async def test_drift_is_told_to_the_bridge(cell: Cell) -> None:
         await cell.bridge.hears(lambda b: b.of(wire.Drifted))
 
 
+async def test_a_bug_that_ends_healing_ends_the_agent_loudly_and_leaves_the_network(cell: Cell) -> None:
+    async def until_it_ends() -> None:
+        async with cell.agent():
+            assert (await cell.up("one"))[0]
+            cell.dataplane.broken(KeyError("a bug"))
+            await asyncio.sleep(30)
+
+    with pytest.raises(ExceptionGroup) as ended:
+        await until_it_ends()
+    assert ended.group_contains(KeyError)
+    assert [*cell.dataplane.links] == [device_name("one")]
+
+
 @pytest.mark.parametrize("stdin", [b"", b"null", b"[]", b'{"Pid":"x"}', b'{"Pid":1,"netin":7}', b"{" * 100_000])
 async def test_bad_stdin_leaves_nothing(cell: Cell, stdin: bytes) -> None:
     async with cell.agent():

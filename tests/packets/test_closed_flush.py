@@ -160,3 +160,22 @@ async def test_healing_leaves_foreign_tables_as_they_are(cell: Cell) -> None:
     cell.lab.cell.run("nft", "delete", "table", "inet", "cfbridge")
     await healed(cell)
     assert cell.lab.cell.run("nft", "list", "table", "inet", "foreign") == before
+
+
+async def test_a_bug_while_healing_is_told_and_not_passed_over(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[BaseException] = []
+    heard = asyncio.Event()
+
+    def broken(bug: BaseException) -> None:
+        told.append(bug)
+        heard.set()
+
+    def heal() -> str:
+        raise KeyError("a bug")
+
+    await cell.converge()
+    cell.dataplane.broken = broken
+    monkeypatch.setattr(cell.dataplane, "_heal", heal)
+    cell.lab.cell.run("nft", "flush", "ruleset")
+    await asyncio.wait_for(heard.wait(), 30)
+    assert [str(bug) for bug in told] == ["'a bug'"]

@@ -46,7 +46,7 @@ _REFUSED_SECONDS = 5.0
 """Between attempts at what could not be made, besides those that a converge or a new device brings."""
 
 
-def _nobody_listens(what: str) -> None:
+def _nobody_listens(what: object) -> None:
     pass
 
 
@@ -55,6 +55,7 @@ class LinuxDataplane:
 
     def __init__(self, config: AgentConfig, netns: int | None = None) -> None:
         self.drifted: Callable[[str], None] = _nobody_listens
+        self.broken: Callable[[BaseException], None] = _nobody_listens
         self.refused: Mapping[Key, Refused] = {}
         """What could not be made at the last converge; tried again at the next."""
         self._config = config
@@ -84,7 +85,12 @@ class LinuxDataplane:
         self._listen()
         for work in (self._heal_when_touched(), self._look_again(), self._try_refused_again()):
             task = asyncio.create_task(work)
+            task.add_done_callback(self._ended)
             self._tasks.add(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            self.broken(bug)
 
     async def converge(self, network: LogicalNetwork | None, local: LocalState) -> None:
         self._last = (network, local)
