@@ -11,7 +11,8 @@ import asyncio
 import ipaddress
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,15 @@ class Keeping(RuleBasedStateMachine):
         return self.runner.run(work)
 
     async def _open(self) -> None:
-        self.store = await Store.open(self.url)
-        self.holdings = await Holdings.open(self.store, POOLS, Defaults(), lambda: self.now)
+        async def opened() -> None:
+            self.store = await Store.open(self.url)
+            try:
+                self.holdings = await Holdings.open(self.store, POOLS, Defaults(), lambda: self.now)
+            except Unavailable:
+                await self.store.close()
+                raise
+
+        await answered(opened)
 
     def teardown(self) -> None:
         if hasattr(self, "holdings"):
@@ -214,13 +222,14 @@ class Keeping(RuleBasedStateMachine):
             stored = await self.reader.load()
             return stored.holding, dict(stored.rule_ids)
 
-        found: tuple[Holding, dict[str, int]] = self.run(read())
+        found: tuple[Holding, dict[str, int]] = self.run(answered(read))
         return found
 
     # ---- asks, and what their answers mean
 
     async def _lease(self, workload: str, org: str, cell: str) -> None:
-        before = self.leases.get(workload) if workload not in self.doubted else None
+        doubted = workload in self.doubted
+        before = self.leases.get(workload) if not doubted else None
         asked_at = self.now
         self.doubted.add(workload)
         try:
@@ -231,6 +240,8 @@ class Keeping(RuleBasedStateMachine):
         if isinstance(answer, Refused):
             if workload in self.holdings.held.leases:  # of another org, or of an ask that nobody heard the answer of
                 self.leases[workload] = self.holdings.held.leases[workload]
+            elif doubted:
+                self.leases.pop(workload, None)  # its release was done, though nobody heard the answer
             assert before is None or self.leases.get(workload) == before
             return
         assert before is None or _addresses(answer) == _addresses(before), f"{workload} was moved"
@@ -259,6 +270,18 @@ class Keeping(RuleBasedStateMachine):
             self.unplugged[address] = self.now
 
 
+async def answered(work: Callable[[], Awaitable[Any]], seconds: float = 60.0) -> Any:
+    """As a supervisor starts a bridge again and again: what was killed may still be ending."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return await work()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
+
+
 def _addresses(leases: tuple[Lease, ...]) -> tuple[str, ...]:
     return tuple(lease.address for lease in leases)
 
@@ -267,8 +290,16 @@ def _net(prefix: str) -> set[str]:
     return {str(address) for address in ipaddress.ip_network(prefix)}
 
 
+@contextmanager
+def impatient() -> Iterator[None]:
+    """Bridges give up soon, while somebody is to be given up. (At other times a busy machine may take long.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_, "ANSWER_SECONDS", 0.5)
+        yield
+
+
 class OnSqlite(Keeping):
-    locks_left = 2
+    locks_left = 1
 
     @precondition(lambda self: self.locks_left > 0)
     @rule(org=orgs, cell=cells)
@@ -285,7 +316,8 @@ class OnSqlite(Keeping):
                 other.close()
                 return
             try:
-                await asyncio.gather(*(self._lease(workload, org, cell) for workload in WORKLOADS[2::3]))
+                with impatient():
+                    await asyncio.gather(*(self._lease(workload, org, cell) for workload in WORKLOADS[2::3]))
             finally:
                 other.execute("ROLLBACK")
                 other.close()
@@ -304,13 +336,14 @@ class OnPostgres(Keeping):
         """Long enough that the bridge gives up; what it had sent is still read and done afterwards."""
 
         async def paused() -> None:
-            asks = asyncio.gather(*(self._lease(workload, org, cell) for workload in WORKLOADS[2::3]))
-            await asyncio.sleep(seconds)
-            self.server.pause()
-            try:
-                await asks
-            finally:
-                self.server.resume()
+            with impatient():
+                asks = asyncio.gather(*(self._lease(workload, org, cell) for workload in WORKLOADS[2::3]))
+                await asyncio.sleep(seconds)
+                self.server.pause()
+                try:
+                    await asks
+                finally:
+                    self.server.resume()
             for workload in sorted(self.doubted):
                 await self._lease(workload, org, cell)
 
@@ -335,11 +368,11 @@ class OnPostgres(Keeping):
 
         self.run(killed())
 
-    kills_left = 2
+    kills_left = 1
 
 
 SETTINGS = settings(
-    max_examples=10,
+    max_examples=6,
     stateful_step_count=25,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a failure says its steps; to shrink it takes minutes
@@ -347,8 +380,8 @@ SETTINGS = settings(
 )
 
 
-def test_nothing_is_lost_doubled_or_moved_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_, "ANSWER_SECONDS", 0.5)
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_moved_on_sqlite(tmp_path: Path) -> None:
     numbers = iter(range(1_000_000))
 
     class Fresh(OnSqlite):
@@ -366,10 +399,8 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.postgres
-def test_nothing_is_lost_doubled_or_moved_on_postgresql_that_is_killed_and_paused(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store_, "ANSWER_SECONDS", 0.5)
+@pytest.mark.timeout(300)
+def test_nothing_is_lost_doubled_or_moved_on_postgresql_that_is_killed_and_paused(server: Server) -> None:
     numbers = iter(range(1_000_000))
 
     def create(name: str) -> None:
