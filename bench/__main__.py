@@ -9,7 +9,15 @@ from pathlib import Path
 
 from bench import figures
 
-BENCHMARKS = ("kernel_change", "connect_overhead", "container_up", "policy_latency")
+BENCHMARKS = (
+    "kernel_change",
+    "connect_overhead",
+    "container_up",
+    "container_up_250",
+    "recovery",
+    "idle_cost",
+    "policy_latency",
+)
 """Modules of this package, each with `run(quick: bool) -> list[Figure]`."""
 
 

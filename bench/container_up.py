@@ -13,30 +13,19 @@ from collections.abc import Sequence
 
 from bench import busy, figures
 from bench.figures import Figure
-from cfbridge.demo.box import Box
+from bench.filled import filled
 from cfbridge.simulator.garden import Guardian
-from cfbridge.simulator.policy_table import PolicyKey
 
 _NO_OP = ("/usr/bin/python3", "-I", "-S", "-c", "pass")
-_AT_ONCE_WHILE_FILLING = 25
 
 
 def run(quick: bool) -> list[Figure]:
-    return asyncio.run(_measure(*((4, 40, 3, 8, 1) if quick else (250, 10_000, 25, 100, 3))))
+    return asyncio.run(measure(*((4, 40, 3, 8, 1) if quick else (250, 10_000, 25, 100, 3))))
 
 
-async def _measure(containers: int, policies: int, samples: int, crowd: int, rounds: int) -> list[Figure]:
-    async with Box(log_level="warning") as box, Guardian(_NO_OP[0], _NO_OP[1:]) as idle:
+async def measure(containers: int, policies: int, samples: int, crowd: int, rounds: int) -> list[Figure]:
+    async with filled(containers, policies) as box, Guardian(_NO_OP[0], _NO_OP[1:]) as idle:
         real = box.diego.guardian
-        keys = (
-            PolicyKey(busy.app_guid(source), busy.app_guid(destination), "tcp", port, port)
-            for source, destination, port in busy.policies(containers, policies)
-        )
-        box.foundation.state.policies.create(keys)
-        for begin in range(0, containers, _AT_ONCE_WHILE_FILLING):
-            several = range(begin, min(containers, begin + _AT_ONCE_WHILE_FILLING))
-            await asyncio.gather(*(real.create(busy.spec(f"stands-{number}", number)) for number in several))
-        await asyncio.sleep(1.0)
         gc.collect()
         gc.freeze()  # what fills the cell is no load of Guardian's
         alone: dict[Guardian, list[float]] = {real: [], idle: []}
