@@ -17,6 +17,7 @@ BENCHMARKS = (
     "recovery",
     "idle_cost",
     "policy_latency",
+    "policy_latency_60k",
 )
 """Modules of this package, each with `run(quick: bool) -> list[Figure]`."""
 
