@@ -16,6 +16,7 @@ BENCHMARKS = (
     "container_up_250",
     "recovery",
     "idle_cost",
+    "cold_start",
     "policy_latency",
     "policy_latency_60k",
 )
