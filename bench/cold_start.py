@@ -1,4 +1,5 @@
-"""How soon does a bridge that knows nothing rule a large foundation? 5,000 apps, 20,000 policies, 50 containers.
+"""How soon does a bridge that knows nothing rule a large foundation? 5,000 apps, 250 of them on the cell, and 20,000
+policies, all among those 250: nothing may be left out.
 
 From the start of both processes on a new store until the cell says that it reached a complete picture. The floor is
 a python that imports what the bridge imports, and ends.
@@ -24,7 +25,7 @@ _FLOOR = (sys.executable, "-c", "import cfbridge.bridge, cfbridge.commands.daemo
 
 
 def run(quick: bool) -> list[Figure]:
-    return asyncio.run(_measure(*((20, 40, 3) if quick else (5_000, 20_000, 50))))
+    return asyncio.run(_measure(*((20, 40, 3) if quick else (5_000, 20_000, 250))))
 
 
 async def _measure(apps: int, policies: int, containers: int) -> list[Figure]:
@@ -37,7 +38,8 @@ async def _measure(apps: int, policies: int, containers: int) -> list[Figure]:
         guids = [app.guid for app in state.apps.values()]
         chance = random.Random(7)
         state.policies.create(
-            PolicyKey(*chance.sample(guids, 2), "tcp", 20_000 + number, 20_000 + number) for number in range(policies)
+            PolicyKey(*chance.sample(guids[:containers], 2), "tcp", 20_000 + number, 20_000 + number)
+            for number in range(policies)
         )
         await box.settled()
         for name in ("agent", "bridge"):
@@ -69,7 +71,7 @@ async def _rules(box: Box, policies: int) -> bool:
         async with AdminClient.local(str(box.directory / "api.sock"), attempts=1) as client:
             said = await client.status()
             (cell,) = [cell async for cell in client.list("cells")]
-            return said.verdict == "ok" and said.policies >= policies and cell.reached_revision >= said.revision > 0
+            return said.verdict == "ok" and said.rules >= policies and cell.reached_revision >= said.revision > 0
     except (OSError, Unavailable, ValueError):  # not there yet
         return False
 
