@@ -70,7 +70,7 @@ class Compiler:
             # People's rules come first in each tier, so that what the platform says by default can be overridden.
             rules=(*snapshot.intent.rules, *self._platform_rules),
             policies=_policies(snapshot),
-            asgs=tuple(asg for state in states for asg in state.asgs.values()),
+            asgs=tuple(asg for state in states for asg in (*state.asgs.values(), *state.lingering_asgs)),
             asgs_known=frozenset(state.name for state in states if state.ready),
             container_pools=self._container_pools,
             cell_addresses=tuple(address for cell in snapshot.cells.values() for address in cell.addresses),

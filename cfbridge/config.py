@@ -11,7 +11,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cfbridge.document import Node, bind, choice, nearest, parse, short
-from cfbridge.settings import ApiConfig, BridgeConfig, CellConfig, FirewallConfig, FoundationConfig, PolicyServerConfig
+from cfbridge.settings import (
+    ApiConfig,
+    BridgeConfig,
+    CellConfig,
+    FirewallConfig,
+    FoundationConfig,
+    PolicyServerConfig,
+    WithdrawalConfig,
+)
 from egress import pools, values
 from egress.model import Defaults, NetworkMode, Pool
 from egress.values import Refused, RefusedError
@@ -119,8 +127,25 @@ def _foundation(node: Node) -> FoundationConfig:
         "sweep_seconds": _positive,
         "asg_seconds": _positive,
         "asg_source": lambda n: _one_of(n, ("policy-server", "cloud-controller")),
+        "asg_settle_seconds": lambda n: n.seconds(),
+        "withdrawals": lambda n: bind(n, WithdrawalConfig, _WITHDRAWALS),
     }
     return bind(node, FoundationConfig, special)
+
+
+_WITHDRAWALS: dict[str, Any] = {
+    "share": lambda n: _share(n),
+    "count": lambda n: _at_least(n, 0),
+    "window_seconds": lambda n: n.seconds(),
+    "hold_seconds": lambda n: n.seconds(),
+    "hold_looks": lambda n: _at_least(n, 1),
+}
+
+
+def _at_least(node: Node, least: int) -> int:
+    if (number := node.number()) < least:
+        node.refuse(f"{least} or more is expected")
+    return number
 
 
 def _positive(node: Node) -> float:

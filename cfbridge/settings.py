@@ -23,6 +23,19 @@ class PolicyServerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WithdrawalConfig:
+    """When a complete answer is not believed at once, per kind: it withdraws more than `share` and more than `count`
+    of what was confirmed within `window_seconds`."""
+
+    share: float = 0.2
+    count: int = 10
+    window_seconds: float = 600.0
+    hold_seconds: float = 60.0
+    hold_looks: int = 3
+    """So long, and so many complete looks, what is withdrawn stays in force."""
+
+
+@dataclass(frozen=True, slots=True)
 class FoundationConfig:
     name: str
     api: str
@@ -37,6 +50,9 @@ class FoundationConfig:
     asg_seconds: float = 10.0
     asg_source: str = "policy-server"
     """`policy-server` (its internal list, what upstream enforces) or `cloud-controller`."""
+    asg_settle_seconds: float = 10.0
+    """Before what an ASG lost is withdrawn: tools unbind and bind again."""
+    withdrawals: WithdrawalConfig = field(default_factory=WithdrawalConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ class Installation:
                     "client_secret_file": str(there.client_secret_file),
                     "delta_seconds": 1.0,
                     "asg_seconds": 0.5,
+                    "asg_settle_seconds": 0.5,
                     "policy_server": {
                         "url": there.internal_url,
                         "ca": str(there.ca),

@@ -21,6 +21,14 @@ _SAID = 120
 """So much of somebody else's text is quoted in a message."""
 
 
+class Complaint(msgspec.Struct):
+    title: str = ""
+
+
+class Errors(msgspec.Struct):
+    errors: list[Complaint] = []
+
+
 class Pagination(msgspec.Struct):
     total_results: Natural
     total_pages: Natural
@@ -172,6 +180,7 @@ class Token(msgspec.Struct):
     access_token: Guid
 
 
+ERRORS = msgspec.json.Decoder(Errors)
 PAGE = msgspec.json.Decoder(Page)
 ORG = msgspec.json.Decoder(Org)
 SPACE = msgspec.json.Decoder(Space)

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import cloudfoundry_client.client
@@ -168,6 +169,17 @@ class CloudController:
                 return bytes(response.content)
             await asyncio.sleep(_wait(response.headers.get("Retry-After", ""), attempt, self._longest_wait))
             attempt += 1
+
+    async def is_gone(self, path: str, guid: str) -> bool:
+        """Whether Cloud Controller itself knows no such object. A router in front of it has a 404 of its own, which
+        says nothing about objects: Unavailable, like every answer that neither shows nor denies it."""
+        transport = await self._connected()
+        response = await self._off_loop(functools.partial(transport.fetch, f"{path}/{quote(guid, safe='')}", {}))
+        if response.status_code == 404 and read.says_not_found(response.content):
+            return True
+        if response.status_code != 200 or read.guid_of(response.content) != guid:
+            raise Unavailable(f"GET {path}/… (HTTP {response.status_code}) neither shows nor denies the object")
+        return False
 
     async def _connected(self) -> _Transport:
         async with self._connecting:

@@ -213,6 +213,20 @@ def access_token(body: bytes) -> str:
     return answers.decoded(answers.TOKEN, body, "token").access_token
 
 
+def says_not_found(body: bytes) -> bool:
+    """Whether a 404 is Cloud Controller's own word about an object, and not a router's about a route."""
+    try:
+        errors = answers.ERRORS.decode(body).errors
+    except answers.UNREADABLE:
+        return False
+    return any(error.title == "CF-ResourceNotFound" for error in errors)
+
+
+def guid_of(body: bytes) -> str:
+    """Which object an answer shows; empty where it shows none."""
+    return _guid(msgspec.Raw(body))
+
+
 def since(newest: str) -> str:
     """The moment a delta begins at: two seconds before the newest change seen, since theirs are whole seconds and a
     row may be committed after its stamp. Empty when there is no moment to begin at."""

@@ -5,13 +5,15 @@
     asgs       every few seconds, and when a space is new
 
 Their numbers and timestamps only hint; content decides, so a state is published where its content differs. A look that
-failed or was incomplete changes nothing but `Look.stale_since` and `Look.error`. Each loop goes on without the others;
-an exception that is neither `Unavailable` nor a refusal is a bug and ends all of them.
+failed or was incomplete changes nothing but `Look.stale_since` and `Look.error`. What a complete look withdraws goes by
+`beliefs`: while something is held, and after an outage, everything is looked at whole. Each loop goes on without the
+others; an exception that is neither `Unavailable` nor a refusal is a bug and ends all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import random
 import time
@@ -21,14 +23,18 @@ from typing import Any
 
 import structlog
 
-from cfbridge.foundation import read
-from cfbridge.foundation.client import GUIDS_PER_URL, CloudController, PolicyServer
-from cfbridge.inventory import FoundationState, Look
+from cfbridge.foundation import asking, beliefs, guard, hints, read
+from cfbridge.foundation.beliefs import Answer
+from cfbridge.foundation.client import CloudController, PolicyServer
+from cfbridge.foundation.guard import Belief, Limits
+from cfbridge.inventory import FoundationState, HeldBack, Look
 from cfbridge.settings import FoundationConfig
-from egress.values import QualifiedId, Refused, RefusedError, Unavailable, unqualify
+from egress.values import QualifiedId, Refused, RefusedError, Unavailable, qualify, unqualify
 
 log = structlog.get_logger(__name__)
 _BACKOFF_CEILING = 60.0
+GRACE_SECONDS = 5.0
+"""So long a new bridge waits for its own first looks before it works with what an earlier one left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,10 @@ _ALL = ("orgs", "spaces", "apps", "processes", "policies", "asgs")
 class _Seen:
     """What a complete look saw of one kind."""
 
-    content: Any
+    answer: Answer
     refused: Mapping[str, Refused]
+    problem: str = ""
+    """Why it is not complete, although what it has is there."""
 
 
 @dataclass(slots=True)
@@ -71,12 +79,11 @@ class _Swept:
 class _Pictures:
     """Where the two lists of the policy server stand."""
 
-    number: int | None = None
     policies: read.Policies = field(default_factory=read.Policies)
-    swept_at: float | None = None
-    asgs_for: tuple[int, frozenset[QualifiedId]] | None = None
-    """(the server's number, the spaces) that the ASGs were read for."""
-    asgs_swept_at: float | None = None
+    policies_read: hints.Read = field(default_factory=hints.Read)
+    asgs_read: hints.Read = field(default_factory=hints.Read)
+    asgs_for: frozenset[QualifiedId] = frozenset()
+    """The spaces that the ASGs were read for."""
 
 
 class FoundationWatch:
@@ -88,23 +95,52 @@ class FoundationWatch:
         controller: CloudController | None = None,
         policy_server: PolicyServer | None = None,
         clock: Callable[[], float] = time.time,
+        remembered: FoundationState | None = None,
     ) -> None:
+        """`remembered`: what an earlier bridge left."""
         self._config = config
         self._publish = publish
         self._controller = controller or CloudController(config)
         self._policy_server = policy_server or PolicyServer(config.policy_server)
         self._clock = clock
-        self._state = FoundationState(config.name, looks=dict.fromkeys(_ALL, Look()))
+        known = remembered or FoundationState(config.name)
+        self._state = replace(known, looks={**dict.fromkeys(_ALL, Look()), **known.looks})
         self._looks: dict[str, Look] = dict(self._state.looks)
+        self._beliefs = dict(beliefs.remembered(self._state, clock()))
+        self._gone_apps: dict[QualifiedId, float] = {}
+        """When they went; of the last window."""
         self._refused: dict[str, Mapping[str, Refused]] = {kind: {} for kind in _ALL}
         self._swept = {kind.name: _Swept() for kind in _KINDS}
         self._pictures = _Pictures()
         self._space_is_new = asyncio.Event()
+        self._hurry = asyncio.Event()
+        """Cloud Controller is to be looked at now."""
 
     @property
     def state(self) -> FoundationState:
         """What is known, with the looks of this moment. (A look that confirms what is known is not published.)"""
         return replace(self._state, looks=dict(self._looks))
+
+    def decide(self, kind: str, apply: bool) -> HeldBack | None:
+        """A person says what becomes of all that is held of a kind: the answer is believed now, or not at all. Answers
+        what was held; None: nothing."""
+        held = next((each for each in self._state.held if each.kind == kind), None)
+        if held is None:
+            return None
+        log.warning(
+            "withdrawal applied" if apply else "withdrawal discarded",
+            foundation=self._config.name,
+            kind=kind,
+            count=len(held.objects),
+        )
+        belief = self._beliefs[kind]
+        if apply:
+            self._believe(kind, guard.apply(belief))
+            self._report(self._with_held(beliefs.applied(self._state, kind, self._beliefs[kind])))
+        else:
+            self._believe(kind, guard.discard(belief))
+            self._report(self._with_held(self._state))
+        return held
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -113,6 +149,7 @@ class FoundationWatch:
                 loops.create_task(self._watch_policies())
                 loops.create_task(self._watch_controller())
                 loops.create_task(self._watch_asgs())
+                loops.create_task(self._rely_on_memory())
         finally:
             await self.close()
 
@@ -138,19 +175,28 @@ class FoundationWatch:
         failures = 0
         while True:
             failures = 0 if await self.look_at_controller() else failures + 1
-            await asyncio.sleep(_pause(self._config.delta_seconds, failures))
+            await _either(self._hurry, _pause(self._config.delta_seconds, failures))
 
     async def _watch_asgs(self) -> None:
-        pause = self._config.asg_seconds
         failures = 0
         while True:
-            try:
-                async with asyncio.timeout(_pause(pause, failures)):
-                    await self._space_is_new.wait()
-            except TimeoutError:
-                pass
-            self._space_is_new.clear()
+            await _either(
+                self._space_is_new, _pause(self._config.asg_seconds if failures else self._settling(), failures)
+            )
             failures = 0 if await self.look_at_asgs() else failures + 1
+
+    def _settling(self) -> float:
+        """Until ASGs are to be looked at again: what is withdrawn goes when it has settled, not some seconds later."""
+        limits, now = self._limits("asgs"), self._clock()
+        ends = [guard.until(each, limits) - now for each in self._beliefs["asgs"].missing.values() if not each.held]
+        return max(0.0, min([self._config.asg_seconds, *ends]))
+
+    async def _rely_on_memory(self) -> None:
+        """Servers that hang let no look fail for a while. What an earlier bridge left is in force by then."""
+        await asyncio.sleep(GRACE_SECONDS)
+        for kind, look in self._looks.items():
+            if look.remembered and not look.serves:
+                self._failed(kind, "no look was complete since the bridge began")
 
     # The looks -------------------------------------------------------------------------------------------------------
 
@@ -175,111 +221,187 @@ class FoundationWatch:
         try:
             seen = await work()
         except (Unavailable, RefusedError) as error:
-            since = before.stale_since if before.stale_since is not None else self._clock()
-            self._looks[kind] = Look(before.complete_at, since, str(error))
-            if before.stale_since is None:
-                log.warning("look failed", foundation=self._config.name, kind=kind, error=str(error))
-                self._report(self._state)
+            self._failed(kind, str(error))
             return False
-        self._looks[kind] = Look(self._clock())
-        state = self._state if seen is None else self._with(kind, seen)
+        state = self._state if seen is None else self._with(seen)
         if kind == "spaces" and (before.complete_at is None or state.spaces.keys() != self._state.spaces.keys()):
             self._space_is_new.set()
-        if before.complete_at is None or before.stale_since is not None:
+        if seen is not None and seen.problem:
+            if state is not self._state:
+                self._report(state)
+            self._failed(kind, seen.problem)
+            return False
+        self._looks[kind] = Look(self._clock())
+        if before.complete_at is None or before.remembered or before.stale_since is not None:
             log.info("look complete", foundation=self._config.name, kind=kind, count=len(getattr(state, kind)))
             self._report(state)
         elif state is not self._state:
             self._report(state)
         return True
 
+    def _failed(self, kind: str, error: str) -> None:
+        before = self._looks[kind]
+        since = before.stale_since if before.stale_since is not None else self._clock()
+        self._looks[kind] = Look(before.complete_at, since, error, before.remembered)
+        if before.stale_since is None:
+            log.warning("look failed", foundation=self._config.name, kind=kind, error=error)
+            self._report(self._state)
+
     async def _policies(self, whole: bool) -> _Seen | None:
-        pictures = self._pictures
+        pictures, before = self._pictures, self._pictures.policies_read
         # The number first: a change between number and list makes another number, and the list is read again.
         number = await self._policy_server.last_updated()
-        if number == pictures.number and not whole and not self._sweep_due(pictures.swept_at):
+        if not (whole or hints.is_new(before, number) or self._is_due("policies", before.at, before)):
             return None
         read_now = read.policies(self._config.name, await self._policy_server.policies(), pictures.policies)
-        pictures.number, pictures.swept_at, pictures.policies = number, self._clock(), read_now
-        return _Seen(read_now.policies, {refused.message: refused for refused in read_now.refused})
+        pictures.policies_read, pictures.policies = hints.read(before, number, self._clock()), read_now
+        absent = self._state.policies - read_now.policies if read_now.policies is not self._state.policies else ()
+        apps = self._gone_apps
+        gone = frozenset(policy for policy in absent if policy.source in apps or policy.destination in apps)
+        answer = Answer("policies", read_now.policies, gone=gone)
+        return _Seen(answer, {refused.message: refused for refused in read_now.refused})
 
     async def _rows_of(self, kind: _Kind, whole: bool) -> _Seen:
         swept = self._swept[kind.name]
         begin = read.since(swept.newest)
-        if whole or not begin or self._sweep_due(swept.at):
+        if whole or not begin or self._is_due(kind.name, swept.at):
             return await self._sweep(kind, swept)
         pages = await self._controller.pages(kind.path, {"updated_ats[gte]": begin})
         rows = kind.read(self._config.name, pages)
         if len(pages) == 1:  # else a row of a page already read may have been updated before the newest of the last
             swept.newest = max(swept.newest, rows.newest)
-        known: Mapping[QualifiedId, Any] = getattr(self._state, kind.name)
+        return self._some(kind, rows)
+
+    def _some(self, kind: _Kind, rows: read.Rows[Any], gone: frozenset[Any] = frozenset(), problem: str = "") -> _Seen:
         well = {unqualify(key)[1] for key in rows.found}
-        kept = {key: value for key, value in known.items() if unqualify(key)[1] not in rows.refused}
         still_refused = {guid: refused for guid, refused in self._refused[kind.name].items() if guid not in well}
-        return _Seen({**kept, **rows.found}, {**still_refused, **rows.refused})
+        return _Seen(Answer(kind.name, rows.found, False, gone), {**still_refused, **rows.refused}, problem)
 
     async def _sweep(self, kind: _Kind, swept: _Swept) -> _Seen:
         # The next delta begins where the sweep did: a row may be updated after its page was read.
         newest = read.newest(await self._controller.get(kind.path, {"per_page": 1, "order_by": "-updated_at"}))
         rows = kind.read(self._config.name, await self._controller.pages(kind.path))
-        known: Mapping[QualifiedId, Any] = getattr(self._state, kind.name)
-        missing = (unqualify(key)[1] for key in known.keys() - rows.found.keys())
-        await self._confirm_gone(kind, [guid for guid in missing if guid not in rows.refused])
+        gone, some_are_there = await self._ask_for(kind, rows)
+        if some_are_there:
+            return self._some(kind, rows, gone, f"the list {kind.path} left out objects that are still there")
         swept.at, swept.newest = self._clock(), newest
-        return _Seen(rows.found, rows.refused)
+        return _Seen(Answer(kind.name, rows.found, gone=gone), rows.refused)
 
-    async def _confirm_gone(self, kind: _Kind, guids: list[str]) -> None:
-        """A row may be missed where another was deleted and one was made during the walk: the totals fit then. So
-        nobody is gone before the foundation, asked by name, says so."""
-        for begin in range(0, len(guids), GUIDS_PER_URL):
-            batch = ",".join(guids[begin : begin + GUIDS_PER_URL])
-            rows = kind.read(self._config.name, await self._controller.pages(kind.path, {"guids": batch}))
-            if rows.found or rows.refused:
-                raise Unavailable(f"the list {kind.path} left out objects that are still there")
+    async def _ask_for(self, kind: _Kind, rows: read.Rows[Any]) -> tuple[frozenset[QualifiedId], bool]:
+        """(who is gone by its own answer, whether somebody is there), of those that the list has no more. Who is
+        neither is held, or was asked for together with others."""
+
+        def guids() -> list[str]:
+            return [guid for guid in (unqualify(key)[1] for key in sorted(absent)) if guid not in rows.refused]
+
+        found = frozenset(rows.found)
+        belief = self._beliefs.get(kind.name, Belief(frozenset(getattr(self._state, kind.name))))
+        absent = guard.suspects(belief, found)
+        gone: frozenset[QualifiedId] = frozenset()
+        if self._is_much(kind.name, absent):
+            alone, some_are_there = await asking.each(self._controller, kind.path, guids())
+            gone = frozenset(qualify(self._config.name, guid) for guid in alone)
+            absent -= gone
+            if some_are_there or self._is_much(kind.name, absent):
+                return gone, some_are_there
+        return gone, await asking.some_are_there(self._controller, kind.path, guids())
+
+    def _is_much(self, kind: str, absent: frozenset[QualifiedId]) -> bool:
+        limits = self._limits(kind)
+        return kind in self._beliefs and guard.is_much(self._beliefs[kind], absent, self._clock(), limits)
 
     async def _asgs(self, whole: bool) -> _Seen | None:
-        pictures = self._pictures
+        pictures, before = self._pictures, self._pictures.asgs_read
         if self._config.asg_source == "cloud-controller":
             rows = read.controller_asgs(self._config.name, await self._controller.pages("/v3/security_groups"))
-            return _Seen(rows.found, rows.refused)
+            return _Seen(Answer("asgs", rows.found), rows.refused)
         if self._looks["spaces"].complete_at is None:
             raise Unavailable("the spaces are not known yet, and the policy server lists security groups by space")
         spaces = frozenset(self._state.spaces)
         number = await self._policy_server.security_groups_last_updated()
-        due = whole or self._sweep_due(pictures.asgs_swept_at)
-        if not due and number is not None and (number, spaces) == pictures.asgs_for:
+        changed = hints.is_new(before, number) or spaces != pictures.asgs_for or self._beliefs["asgs"].missing
+        if not (whole or changed or self._is_due("asgs", before.at, before)):
             return None
         pages = await self._policy_server.security_groups(sorted(unqualify(space)[1] for space in spaces))
         rows = read.internal_asgs(self._config.name, pages)
-        pictures.asgs_for = None if number is None else (number, spaces)
-        pictures.asgs_swept_at = self._clock()
-        return _Seen(rows.found, rows.refused)
+        pictures.asgs_for, pictures.asgs_read = spaces, hints.read(before, number, self._clock())
+        return _Seen(Answer("asgs", rows.found), rows.refused)
 
     # What was seen ---------------------------------------------------------------------------------------------------
 
-    def _with(self, kind: str, seen: _Seen) -> FoundationState:
-        """The state with this content; the very same state where nothing differs. Objects that are equal to known ones
-        stay the known ones."""
-        known, content = getattr(self._state, kind), seen.content
-        same_refusals = seen.refused == self._refused[kind]
-        if content == known and same_refusals:
-            return self._state
-        if isinstance(content, Mapping):
-            content = {key: known[key] if known.get(key) == value else value for key, value in content.items()}
-        if same_refusals:
-            return replace(self._state, **{kind: content})
+    def _with(self, seen: _Seen) -> FoundationState:
+        """The state with this content, as far as it is believed; the very same state where nothing differs."""
+        kind = seen.answer.kind
+        belief: Belief[Any] = Belief()
+        if kind in self._beliefs:
+            belief = beliefs.weigh(self._beliefs[kind], seen.answer, self._clock(), self._limits(kind))
+            self._believe(kind, belief)
+        state = self._with_held(beliefs.take(self._state, seen.answer, belief))
+        if seen.refused == self._refused[kind]:
+            return state
         self._refused[kind] = seen.refused
         said = log.warning if seen.refused else log.info
         said("objects left out", foundation=self._config.name, kind=kind, count=len(seen.refused))
         quarantined = tuple(self._refused[name][key] for name in _ALL for key in sorted(self._refused[name]))
-        return replace(self._state, **{kind: content}, quarantined=quarantined)
+        return replace(state, quarantined=quarantined)
+
+    def _believe(self, kind: str, belief: Belief[Any]) -> None:
+        """From now on. When more is held than before, everything is looked at whole at once: what is gone with it, and
+        what is there again."""
+        before, self._beliefs[kind] = self._beliefs[kind], belief
+        if kind == "apps":
+            self._apps_went(before.confirmed - belief.confirmed, belief.confirmed)
+        if belief.held - before.held:
+            counts = {"count": len(belief.held), "known": len(belief.confirmed)}
+            log.warning("withdrawal held", foundation=self._config.name, kind=kind, **counts)
+            for swept in self._swept.values():
+                swept.at = None
+            self._hurry.set()
+        elif before.held and not belief.held:
+            withdrawn = len(before.held - belief.confirmed)
+            log.info("nothing is held any more", foundation=self._config.name, kind=kind, withdrawn=withdrawn)
+
+    def _apps_went(self, went: frozenset[QualifiedId], there: frozenset[QualifiedId]) -> None:
+        """Their policies go with them, also those that are held."""
+        oldest = self._clock() - self._config.withdrawals.window_seconds
+        kept = {app: at for app, at in self._gone_apps.items() if at > oldest and app not in there}
+        self._gone_apps = kept | dict.fromkeys(went, self._clock())
+        if went and self._beliefs["policies"].missing:
+            self._pictures.policies_read = replace(self._pictures.policies_read, at=None)
+
+    def _with_held(self, state: FoundationState) -> FoundationState:
+        held = beliefs.held_back(self._beliefs, self._limits(""))
+        return state if held == state.held else replace(state, held=held)
+
+    def _limits(self, kind: str) -> Limits:
+        said = self._config.withdrawals
+        return Limits(
+            share=said.share,
+            count=said.count,
+            window_seconds=said.window_seconds,
+            hold_seconds=said.hold_seconds,
+            hold_looks=said.hold_looks,
+            settle_seconds=self._config.asg_settle_seconds if kind == "asgs" else 0.0,
+        )
 
     def _report(self, state: FoundationState) -> None:
         self._state = replace(state, looks=dict(self._looks))
         self._publish(self._state)
 
-    def _sweep_due(self, swept_at: float | None) -> bool:
-        """Also where the clock was set back since."""
-        return swept_at is None or not 0 <= self._clock() - swept_at < self._config.sweep_seconds
+    def _is_due(self, kind: str, at: float | None, hint: hints.Read | None = None) -> bool:
+        """Whether a list is to be read whole, although nothing says that it changed."""
+        now, sweep, said = self._clock(), self._config.sweep_seconds, self._config.withdrawals
+        often = min(sweep, said.hold_seconds / (2 * said.hold_looks))
+        in_doubt = bool(self._state.held) or (hint is not None and hints.is_doubtful(hint, now, sweep))
+        return self._looks[kind].stale_since is not None or hints.is_due(at, now, often if in_doubt else sweep)
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    """Until it happens, or so many seconds passed."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
 
 
 def _pause(seconds: float, failures: int) -> float:

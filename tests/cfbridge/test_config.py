@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfbridge import config
-from cfbridge.settings import BridgeConfig
+from cfbridge.settings import BridgeConfig, WithdrawalConfig
 from egress.model import NetworkMode, PoolKind
 from egress.values import Refused, RefusedError
 from garden_plugin.settings import AgentConfig
@@ -68,6 +68,15 @@ def changed(path: str, value: Any) -> str:
         at = at[int(step)] if isinstance(at, list) else at[step]
     at[last] = value
     return json.dumps(document)
+
+
+def test_when_a_withdrawal_is_held_can_be_said_of_each_foundation() -> None:
+    said = {"share": 0.5, "count": 100, "window_seconds": 60, "hold_seconds": 5, "hold_looks": 2}
+    (foundation,) = config.read_bridge(changed("foundations.0.withdrawals", said)).foundations
+    assert foundation.withdrawals == WithdrawalConfig(0.5, 100, 60.0, 5.0, 2)
+    (silent,) = config.read_bridge(json.dumps(SMALL)).foundations
+    assert silent.withdrawals == WithdrawalConfig(0.2, 10, 600.0, 60.0, 3)
+    assert silent.asg_settle_seconds == 10.0
 
 
 def test_the_documented_file_is_read_whole() -> None:
@@ -134,6 +143,11 @@ def test_what_yaml_would_guess_is_to_be_quoted(written: str, says: str) -> None:
         ("foundations.0.api", "https://[x", "foundations[0].api", "URL"),
         ("foundations.0.asg_source", "policy-servr", "foundations[0].asg_source", "did you mean 'policy-server'?"),
         ("foundations.0.skip_tls_verify", "yes", "foundations[0].skip_tls_verify", "true or false"),
+        ("foundations.0.withdrawals", {"shares": 0.5}, "foundations[0].withdrawals.shares", "did you mean 'share'?"),
+        ("foundations.0.withdrawals", {"share": 20}, "foundations[0].withdrawals.share", "between 0 and 1"),
+        ("foundations.0.withdrawals", {"count": -1}, "foundations[0].withdrawals.count", "0 or more"),
+        ("foundations.0.withdrawals", {"hold_looks": 0}, "foundations[0].withdrawals.hold_looks", "1 or more"),
+        ("foundations.0.asg_settle_seconds", -1, "foundations[0].asg_settle_seconds", "number of seconds"),
         ("foundations.0.sweep_seconds", 0, "foundations[0].sweep_seconds", "more than 0"),
         ("pools.0.kind", "containers", "pools[0].kind", "none of container, snat"),
         ("pools.0.prefixes", ["10.240.0.1/14"], "pools[0].prefixes[0]", "host bits"),

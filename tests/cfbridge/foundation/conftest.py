@@ -103,8 +103,17 @@ class Fake:
             if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
                 error = {"code": 1000, "title": "CF-InvalidAuthToken", "detail": "Invalid Auth Token"}
                 return web.json_response({"errors": [error]}, status=401)
+            if name not in self.rows:
+                return self._one(*request.path.split("/")[-2:])
             return self._page(name, request.query)
         return self._internal(name, request.query)
+
+    def _one(self, kind: str, guid: str) -> web.Response:
+        for row in self.rows[kind]:
+            if row["guid"] == guid:
+                return web.json_response(row)
+        error = {"code": 10010, "title": "CF-ResourceNotFound", "detail": "not found"}
+        return web.json_response({"errors": [error]}, status=404)
 
     def _page(self, kind: str, query: Any) -> web.Response:
         rows = list(self.rows[kind])
