@@ -19,14 +19,15 @@ from pathlib import Path
 
 import structlog
 
-from cfbridge import api, intent
+from cfbridge import alarms, api, intent, memory
 from cfbridge.api.views import Alarm
-from cfbridge.cells import UNHEARD_SECONDS, Cells
+from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
 from cfbridge.foundation.watch import FoundationWatch
 from cfbridge.holdings import Holdings, unstorable
 from cfbridge.intent import Intent
-from cfbridge.inventory import FoundationState, Look
+from cfbridge.inventory import FoundationState, HeldBack, Look
+from cfbridge.memory import Memory
 from cfbridge.reconcile import Reconciler
 from cfbridge.settings import BridgeConfig
 from cfbridge.snapshot import Snapshot
@@ -60,6 +61,8 @@ class Bridge:
         self._met: dict[str, QualifiedId] = {}
         """Org name → id, of orgs whose containers came before Cloud Controller was asked."""
         self._ensured: dict[str, OrgWish] = {}
+        self.watches: dict[str, FoundationWatch] = {}
+        """By foundation name; whoever builds the bridge adds them."""
         self._gone: set[QualifiedId] = set()
         """Orgs that were there and are not any more: not the ones whose containers came before they were read."""
         self._intent_error: Refused | None = None
@@ -102,26 +105,8 @@ class Bridge:
         store_away = self._store_away or self._holdings.away
         found = [Alarm("degraded", "STORE_AWAY", store_away)] if store_away else []
         for state in self._inventory.values():
-            for kind, look in state.looks.items():
-                if look.stale_since is not None:
-                    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(look.stale_since))
-                    message = f"{kind} of {state.name} are stale since {since}: {look.error}"
-                    found.append(Alarm("degraded", "FOUNDATION_STALE", message))
-            found += [Alarm("warning", each.code, each.message) for each in state.quarantined]
-            if not state.ready:
-                found.append(Alarm("degraded", "FOUNDATION_UNREAD", f"{state.name} has not been read in full yet"))
-        late, unheard = self.cells.late(), self.cells.unheard(time.time())
-        for cell in self.cells.states.values():
-            if cell.name in unheard:
-                message = (
-                    f"{cell.name} was not heard of for {UNHEARD_SECONDS / 60:.0f} minutes; its containers keep groups "
-                    f"and addresses. Start its agent; if it is gone for good: cfbridge cell remove {cell.name}"
-                )
-                found.append(Alarm("degraded", "CELL_UNHEARD", message))
-            elif not cell.connected:
-                found.append(Alarm("degraded", "CELL_AWAY", f"the agent of {cell.name} is not connected"))
-            elif cell.name in late:
-                found.append(Alarm("degraded", "CELL_LATE", f"{cell.name} is behind at revision {cell.reached}"))
+            found += alarms.of(state)
+        found += alarms.of_cells(self.cells.states.values(), self.cells.late(), self.cells.unheard(time.time()))
         refusals = [self.cells.restored] if self.cells.restored else []
         refusals += [r for each in self.cells.conflicts.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]
@@ -137,6 +122,11 @@ class Bridge:
 
     async def remove_cell(self, name: str) -> Refused | None:
         return await self.cells.remove(name)
+
+    def decide_held(self, foundation: str, kind: str, apply: bool) -> HeldBack | Refused:
+        watch = self.watches.get(foundation)
+        held = watch.decide(kind, apply) if watch else None
+        return held or Refused("NOTHING_HELD", f"Nothing of {foundation} is held of this kind: {kind[:128]}.", "/id")
 
     def _resolve(self) -> None:
         resolved = intent.resolve(self._written, self._inventory)
@@ -271,7 +261,9 @@ class Bridge:
     def _departed(self) -> frozenset[QualifiedId]:
         """Orgs that hold something, or were there before, and that a complete look did not find. One with containers is
         not lost by this."""
-        whole = {n: s.orgs for n, s in self._inventory.items() if s.looks.get("orgs", Look()).complete_at is not None}
+        looks = {name: state.looks.get("orgs", Look()) for name, state in self._inventory.items()}
+        seen = {name for name, look in looks.items() if look.complete_at is not None and not look.remembered}
+        whole = {name: self._inventory[name].orgs for name in seen}
         known = self._gone | {network.org for network in self._holdings.held.org_networks}
         return frozenset(org for org in known if (name := unqualify(org)[0]) in whole and org not in whole[name])
 
@@ -287,10 +279,16 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         bridge = Bridge(config, store, holdings)
         agents = await bridge.cells.serve(config.agent_socket)
         stack.callback(agents.close)
+        recalled = await memory.recall(store, bridge.snapshot.inventory)
+        for each in config.foundations:
+            bridge.watches[each.name] = FoundationWatch(each, bridge.publish, remembered=recalled[each.name])
+            bridge.publish(bridge.watches[each.name].state)
+        watches = bridge.watches.values()
+        writing = Memory(store, lambda: [watch.state for watch in watches])
+        stack.push_async_callback(writing.close)
         server = await api.serve(bridge, config.api, config.state_dir)
         stack.push_async_callback(server.close)
-        watches = [FoundationWatch(each, bridge.publish) for each in config.foundations]
-        loops = [_until_done(holdings), bridge.reconciler.run(), *(watch.run() for watch in watches)]
+        loops = [_until_done(holdings), bridge.reconciler.run(), writing.run(), *(watch.run() for watch in watches)]
         if config.intent_file:
             loops.append(bridge.watch_intent())
         async with asyncio.TaskGroup() as group:

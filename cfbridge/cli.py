@@ -25,6 +25,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "sim": ("others:sim", "Change the simulated foundation of the box."),
     "status": ("reading:status", "Say in one line whether all is well, and why not."),
     "foundation": ("reading:foundation", "Cloud Foundries that are looked at."),
+    "held": ("holding:held", "What foundations withdrew, too much to be believed at once."),
     "cell": ("reading:cell", "Cells and how far they are."),
     "org": ("reading:org", "Orgs and their networks."),
     "pool": ("reading:pool", "Address pools."),

@@ -22,6 +22,7 @@ from cfbridge.api.resources import (
     CellRow,
     FoundationRow,
     GroupRow,
+    HeldRow,
     LeaseRow,
     OrgRow,
     PolicyRow,
@@ -110,6 +111,9 @@ class AdminClient:
 
     def foundations(self, **query: Filter) -> AsyncIterator[FoundationRow]:
         return self.list("foundations", **query)
+
+    def held(self, **query: Filter) -> AsyncIterator[HeldRow]:
+        return self.list("held", **query)
 
     def cells(self, **query: Filter) -> AsyncIterator[CellRow]:
         return self.list("cells", **query)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from cfbridge.inventory import FoundationState
 from cfbridge.snapshot import CellState, Snapshot
 from egress.values import PackedRange, QualifiedId, qualify, text, unqualify
 from garden_plugin.wire import PortReport
-from policy_sync.model import GardenRule, Protocol, Rule, Selector, SelectorKind, Service
+from policy_sync.model import Asg, CfPolicy, GardenRule, Protocol, Rule, Selector, SelectorKind, Service
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,15 @@ class Naming:
 
     def app_path(self, id_: QualifiedId) -> str:
         return "/".join(self.app(id_))
+
+    def held(self, kind: str, what: Any) -> str:
+        """An object that is held back: as its kind is called."""
+        if isinstance(what, Asg):
+            return what.name
+        if isinstance(what, CfPolicy):
+            ports = ports_text(((what.first_port, what.last_port),))
+            return f"{self.app_path(what.source)} to {self.app_path(what.destination)} {what.protocol}/{ports}"
+        return {"orgs": self.org, "spaces": self.space_path, "apps": self.app_path}[kind](what)
 
     def workload(self, id_: str) -> str:
         """`acme/dev/frontend/0`; a task or staging container says so; a VM is its name."""

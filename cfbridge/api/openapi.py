@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from cfbridge.api.operations import RESOURCES, ROOT, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
-from cfbridge.api.resources import Removed, Status
+from cfbridge.api.resources import Decided, Removed, Status
 
 _REFS = "#/components/schemas/{model}"
 _WORDS = {
@@ -24,6 +24,11 @@ _WORDS = {
     "503": "Not now; nothing was done",
 }
 
+_VERDICTS = {
+    "apply": "The answer is believed now: what is held of this kind is withdrawn",
+    "discard": "The answer is not believed: what is held of this kind stays, until an answer has some of it again",
+}
+
 
 @cache
 def document() -> bytes:
@@ -31,6 +36,7 @@ def document() -> bytes:
         ("Status", "serialization", TypeAdapter(Status)),
         ("Problem", "serialization", TypeAdapter(Problem)),
         ("Removed", "serialization", TypeAdapter(Removed)),
+        ("Decided", "serialization", TypeAdapter(Decided)),
     ]
     adapters += [(r.row.__name__, "serialization", r.one) for r in RESOURCES.values()]
     _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_REFS)
@@ -40,7 +46,16 @@ def document() -> bytes:
     for resource in RESOURCES.values():
         paths[f"{ROOT}/{resource.name}"] = {"get": _listing(resource)}
         paths[f"{ROOT}/{resource.name}/{{id}}"] = {"get": _showing(resource)}
-    paths[f"{ROOT}/cells/{{id}}"]["delete"] = _removing_a_cell()
+    paths[f"{ROOT}/cells/{{id}}"]["delete"] = _acting(
+        "remove_cell",
+        "A cell that is gone for good: its workloads leave the groups, its addresses rest",
+        "Removed",
+        "It is removed",
+        "400 401 403 404 409 503",
+    )
+    for verdict, summary in _VERDICTS.items():
+        deed = _acting(f"{verdict}_held", summary, "Decided", "What was held, and is decided", "400 401 403 404")
+        paths[f"{ROOT}/held/{{id}}/{verdict}"] = {"post": deed}
     for path, operations in paths.items():
         for operation in operations.values():
             operation["tags"] = [path.removeprefix(f"{ROOT}/").partition("/")[0]]
@@ -113,17 +128,12 @@ def _showing(resource: Resource) -> dict[str, Any]:
     )
 
 
-def _removing_a_cell() -> dict[str, Any]:
+def _acting(name: str, summary: str, answer: str, done: str, refusals: str) -> dict[str, Any]:
+    """What an operator tells the bridge to do with one thing."""
     parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    summary = "A cell that is gone for good: its workloads leave the groups, its addresses rest"
-    described = _operation(
-        "remove_cell", summary, _ref("Removed"), [parameter], "400 401 403 404 409 503", "cfbridge.operate"
-    )
+    described = _operation(name, summary, _ref(answer), [parameter], refusals, "cfbridge.operate")
     described["parameters"] = [parameter]
-    described["responses"]["200"] = {
-        "description": "It is removed",
-        "content": {"application/json": {"schema": _ref("Removed")}},
-    }
+    described["responses"]["200"] = {"description": done, "content": {"application/json": {"schema": _ref(answer)}}}
     return described
 
 

@@ -23,6 +23,7 @@ from cfbridge.api.resources import (
     CellRow,
     FoundationRow,
     GroupRow,
+    HeldRow,
     LeaseRow,
     OrgRow,
     PolicyRow,
@@ -85,6 +86,7 @@ RESOURCES: Mapping[str, Resource] = {
     resource.name: resource
     for resource in (
         Resource("foundations", FoundationRow, rows.foundations, "Cloud Foundries that are looked at"),
+        Resource("held", HeldRow, rows.held, "What answers withdrew and what stays in force"),
         Resource("cells", CellRow, rows.cells, "Cells and how far they are"),
         Resource("orgs", OrgRow, rows.orgs, "Orgs and their networks"),
         Resource("pools", PoolRow, rows.pools, "Address pools"),

@@ -62,6 +62,26 @@ class FoundationRow:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldRow:
+    id: str
+    """`cf:policies`"""
+    foundation: str
+    kind: str
+    count: int
+    """So many objects are gone or less in the foundation's answers, and stay in force."""
+    known: int
+    since: datetime
+    until: datetime | None
+    """Not before; null while a person discarded the answer."""
+    looks: int
+    looks_needed: int
+    """Complete looks without them, so far and at least."""
+    discarded: int
+    examples: tuple[str, ...]
+    """Some of them."""
+
+
+@dataclass(frozen=True, slots=True)
 class CellRow:
     id: str
     name: str
@@ -78,6 +98,16 @@ class CellRow:
 @dataclass(frozen=True, slots=True)
 class Removed:
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a person said about something that was held."""
+
+    id: str
+    verdict: Literal["apply", "discard"]
+    count: int
+    """So many objects were held."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from cfbridge.api.resources import (
     CellRow,
     FoundationRow,
     GroupRow,
+    HeldRow,
     LeaseRow,
     LookRow,
     OrgRow,
@@ -33,6 +35,7 @@ from policy_sync import translate
 from policy_sync.model import Rule, Tier
 
 _NOTHING = Refused("", "")
+EXAMPLES = 20
 
 
 def _moment(seconds: float | None) -> datetime | None:
@@ -96,6 +99,28 @@ def foundations(facade: Facade) -> Sequence[FoundationRow]:
             ),
         )
         for _, state in sorted(facade.snapshot.inventory.items())
+    ]
+
+
+def held(facade: Facade) -> Sequence[HeldRow]:
+    """What answers withdrew, too much to be believed at once."""
+    named = Naming(facade.snapshot)
+    return [
+        HeldRow(
+            id=f"{state.name}:{held.kind}",
+            foundation=state.name,
+            kind=held.kind,
+            count=len(held.objects),
+            known=held.known,
+            since=datetime.fromtimestamp(held.since, UTC),
+            until=_moment(held.until),
+            looks=held.looks,
+            looks_needed=held.looks_needed,
+            discarded=len(held.discarded),
+            examples=tuple(heapq.nsmallest(EXAMPLES, (named.held(held.kind, each) for each in held.objects))),
+        )
+        for _, state in sorted(facade.snapshot.inventory.items())
+        for held in state.held
     ]
 
 
@@ -337,11 +362,13 @@ def rules(facade: Facade) -> Sequence[RuleRow]:
             sentence = f"allow {service} from {ends[0]} to {ends[1]}"
             key = translate.policy_key(policy)
             add(key, Tier.APPLICATION, "cf network policies", "allow", sentence, None, " to ".join(ends))
-        for asg in state.asgs.values():
-            for entry in dict.fromkeys(asg.rules):
-                sentence = f"allow {naming.garden_rule_text(entry)}, outside the container pools"
-                key = translate.asg_key(asg.id, entry)
-                add(key, Tier.APPLICATION, "cf security groups", "allow", sentence, None, asg.name)
+        # What lingers is in force too: the same entry of the same group is the same rule.
+        entries = {
+            (asg.id, entry): asg.name for asg in (*state.lingering_asgs, *state.asgs.values()) for entry in asg.rules
+        }
+        for (asg_id, entry), name in entries.items():
+            sentence = f"allow {naming.garden_rule_text(entry)}, outside the container pools"
+            add(translate.asg_key(asg_id, entry), Tier.APPLICATION, "cf security groups", "allow", sentence, None, name)
     rows: list[RuleRow] = []
     positions: Counter[Tier] = Counter()
     for tier, _, said in sorted(found, key=lambda each: each[:2]):

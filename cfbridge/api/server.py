@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from aiohttp import web
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from cfbridge.api import openapi, operations, rows, tokens, views
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
-from cfbridge.api.resources import Removed, Status
+from cfbridge.api.resources import Decided, Removed, Status
 from cfbridge.api.views import Facade, Operated, Seen
 from cfbridge.metrics import CONTENT_TYPE, Metrics
 from cfbridge.settings import ApiConfig
@@ -35,6 +35,7 @@ Answer = Callable[[web.Request], bytes]
 
 _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
 _REMOVED: TypeAdapter[Removed] = TypeAdapter(Removed)
+_DECIDED: TypeAdapter[Decided] = TypeAdapter(Decided)
 PERMISSION = "permission"
 LINE_LIMIT = 65_536
 """Bytes: room for the longest search and cursor in percent encoding; what is longer the HTTP parser refuses."""
@@ -183,6 +184,9 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
         route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
         route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
     route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
+    verdicts: tuple[Literal["apply", "discard"], ...] = ("apply", "discard")
+    for verdict in verdicts:
+        route(f"{ROOT}/held/{{id}}/{verdict}", "cfbridge.operate", _decider(facade, verdict), "POST")
     return app
 
 
@@ -248,6 +252,20 @@ def _cell_remover(facade: Operated) -> Handler:
             status = 404 if refused.code == "CELL_UNKNOWN" else 409
             raise ProblemError(status, refused.code, refused.message, (Fault("/path/id", refused.message),))
         return web.Response(body=_REMOVED.dump_json(Removed(name)), content_type="application/json")
+
+    return answer
+
+
+def _decider(facade: Operated, verdict: Literal["apply", "discard"]) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        id_ = request.match_info["id"]
+        foundation, _, kind = id_.partition(":")
+        held = facade.decide_held(foundation, kind, verdict == "apply")
+        if isinstance(held, Refused):
+            raise ProblemError(404, held.code, held.message, (Fault("/path/id", held.message),))
+        said = Decided(id_, verdict, len(held.objects))
+        return web.Response(body=_DECIDED.dump_json(said), content_type="application/json")
 
     return answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from cfbridge.inventory import HeldBack
 from cfbridge.snapshot import Snapshot
 from egress.values import Refused
 from policy_sync.model import World
@@ -47,6 +48,10 @@ class Operated(Facade, Protocol):
 
     async def remove_cell(self, name: str) -> Refused | None:
         """It is gone for good, a person says. Unavailable: the store did not take it."""
+        ...
+
+    def decide_held(self, foundation: str, kind: str, apply: bool) -> HeldBack | Refused:
+        """What is held of a kind is believed to be gone now, or not believed. Answers what was held."""
         ...
 
 

@@ -47,6 +47,9 @@ class Bridge:
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path, None)
 
+    def post(self, path: str) -> Any:
+        return self._ask("POST", path, None)
+
     def _ask(self, method: str, path: str, query: Mapping[str, str] | None) -> Any:
         target = "/api/v1" + quote(path) + (f"?{urlencode(query)}" if query else "")
         try:

@@ -1,5 +1,6 @@
 """Where does what is held survive a crash? In SQLite or PostgreSQL, behind one `Store`."""
 
+from cfbridge.store.store import Confirmed as Confirmed
 from cfbridge.store.store import Deposed as Deposed
 from cfbridge.store.store import Store as Store
 from cfbridge.store.store import Stored as Stored

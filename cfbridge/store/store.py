@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from egress.model import Lease, OrgNetwork, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0001"
+NEWEST = "0002"
 """The migration that this code speaks; a store that has it needs no alembic at start, which takes long to import."""
 ANSWER_SECONDS = 10.0
 """Well within the 25 s that an `up` waits."""
@@ -42,6 +42,18 @@ class Deposed(Unavailable):
 class Stored:
     holding: Holding = field(default_factory=Holding)
     rule_ids: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """One kind of a foundation's, as its last complete look confirmed it."""
+
+    foundation: str
+    kind: str
+    format: int
+    """How `content` is written: the writer's and reader's to know."""
+    at: float
+    content: bytes
 
 
 class Store:
@@ -119,6 +131,28 @@ class Store:
             await self._check_epoch(connection)
             await connection.execute(sa.delete(tables.settings).where(tables.settings.c.key == key))
             await connection.execute(sa.insert(tables.settings).values(key=key, value=value))
+
+    async def confirmed(self) -> tuple[Confirmed, ...]:
+        async with self._transaction("reading what was confirmed") as connection:
+            table = tables.confirmed
+            rows = await connection.execute(sa.select(table).order_by(table.c.foundation, table.c.kind))
+            return tuple(Confirmed(r.foundation, r.kind, r.format, r.at, bytes(r.content)) for r in rows)
+
+    async def confirm(self, rows: Sequence[Confirmed], again: Sequence[tuple[str, str, float]] = ()) -> None:
+        """These instead of what was there of their kinds. `again`: (foundation, kind, at) of what a look confirmed
+        anew, unchanged."""
+        async with self._transaction("writing what was confirmed") as connection:
+            await self._check_epoch(connection)
+            table = tables.confirmed
+            same = sa.and_(table.c.foundation == sa.bindparam("b_foundation"), table.c.kind == sa.bindparam("b_kind"))
+            if rows:
+                keys = [{"b_foundation": row.foundation, "b_kind": row.kind} for row in rows]
+                await connection.execute(sa.delete(table).where(same), keys)
+                await connection.execute(sa.insert(table), [asdict(row) for row in rows])
+            if again:
+                update = sa.update(table).where(same).values(at=sa.bindparam("b_at"))
+                times = [dict(zip(("b_foundation", "b_kind", "b_at"), each, strict=True)) for each in again]
+                await connection.execute(update, times)
 
     async def close(self) -> None:
         async with _border("closing"):

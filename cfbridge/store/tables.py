@@ -53,6 +53,17 @@ settings = sa.Table(
     sa.Column("value", sa.Text, nullable=False),
 )
 
+# What foundations confirmed last, whole kinds at a time: only ever read and written as one piece.
+confirmed = sa.Table(
+    "confirmed",
+    metadata,
+    sa.Column("foundation", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("format", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
 leader = sa.Table(
     "leader",
     metadata,

@@ -14,7 +14,7 @@ import pytest
 from cfbridge import bridge as bridge_module
 from cfbridge.bridge import Bridge
 from cfbridge.holdings import Holdings
-from cfbridge.inventory import FoundationState, Look, Org
+from cfbridge.inventory import FoundationState, HeldBack, Look, Org
 from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
 from cfbridge.snapshot import CellState
 from cfbridge.store import Store
@@ -184,6 +184,49 @@ async def test_a_machine_that_nobody_declares_any_more_gives_its_address_back(
     await realised(again)
 
     assert addresses(holdings, "vm:db") == []
+
+
+async def test_what_is_held_is_an_alarm_that_says_since_when_until_when_and_what_to_type(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    held = HeldBack("policies", frozenset({1, 2}), 9, 0.0, 60.0, 1, 3)
+    bridge.publish(replace(looked_at(*KINDS), held=(held,)))
+    (alarm,) = bridge.alarms
+    assert (alarm.severity, alarm.code) == ("degraded", "WITHDRAWAL_HELD")
+    for piece in ("2 of 9 policies of cf", "since 1970-01-01T00:00:00Z", "until 1970-01-01T00:01:00Z", "(1 so far)"):
+        assert piece in alarm.message
+    assert "`cfbridge held apply --foundation cf --kind policies`" in alarm.message
+    assert "`cfbridge held discard --foundation cf --kind policies`" in alarm.message
+    bridge.publish(replace(looked_at(*KINDS), held=(replace(held, until=None),)))
+    assert "discarded the answer" in bridge.alarms[0].message
+
+
+async def test_nobody_departs_by_what_is_only_remembered(tmp_path: Path, store: Store, holdings: Holdings) -> None:
+    """The last seconds before a crash are not in the store: an org that came then is missing there."""
+    await holdings.org(OrgWish(ACME, name="acme"))
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    remembered = {kind: Look(1.0, 2.0, "away", remembered=True) for kind in KINDS}
+    bridge.publish(replace(looked_at(), orgs={}, looks=remembered))
+    assert bridge._departed() == frozenset()
+    bridge.publish(replace(looked_at(*KINDS), orgs={}))
+    assert bridge._departed() == {ACME}
+
+
+async def test_what_is_remembered_is_in_force_when_the_foundation_does_not_answer(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    bridge.publish(replace(looked_at(), looks={kind: Look(1.0, remembered=True) for kind in KINDS}))
+    await realised(bridge)
+    assert bridge.ruleset.tiers == {}
+    assert {alarm.code for alarm in bridge.alarms} == {"FOUNDATION_UNREAD"}
+
+    bridge.publish(replace(looked_at(), looks={kind: Look(1.0, 2.0, "away", remembered=True) for kind in KINDS}))
+    await realised(bridge, 2)
+    assert bridge.ruleset.tiers
+    assert {alarm.code for alarm in bridge.alarms} == {"FOUNDATION_STALE"}
+    assert "confirmed at 1970-01-01T00:00:01Z is in force" in bridge.alarms[0].message
 
 
 @pytest.mark.parametrize("missing", ["orgs", "spaces", "apps", "policies", "asgs"])

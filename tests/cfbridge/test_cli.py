@@ -145,6 +145,37 @@ def test_a_cell_that_is_connected_is_not_removed(bridge: Running, capsys: pytest
     assert bridge.facade.removed == ["cell-9"]
 
 
+def test_what_is_held_is_shown_with_what_it_waits_for_and_some_of_it(
+    bridge: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["held", "show"]) == 0
+    assert capsys.readouterr().out == (
+        "foundation   kind       held     since                  until                  looks\n"
+        "cf           policies   2 of 2   2027-01-15T08:00:00Z   2027-01-15T08:01:00Z   1 of 3\n"
+        "\n"
+        "cf policies:\n"
+        "  acme/dev/backend to acme/dev/frontend udp/5000-5100\n"
+        "  acme/dev/frontend to acme/dev/backend tcp/8080\n"
+    )
+    assert cli.run(["held", "show", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["count"], row["discarded"]) == (2, 0)
+
+
+@pytest.mark.parametrize("verdict", ["apply", "discard"])
+def test_what_is_held_is_applied_or_discarded_as_a_person_says(
+    bridge: Running, capsys: pytest.CaptureFixture[str], verdict: str
+) -> None:
+    assert cli.run(["held", verdict, "--kind", "apps"]) == 0
+    assert capsys.readouterr().out == "Nothing is held.\n"
+    assert bridge.facade.decided == []
+    assert cli.run(["held", verdict, "--foundation", "cf"]) == 0
+    assert capsys.readouterr().out.startswith("2 policies of cf ")
+    assert cli.run(["held", verdict, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"id": "cf:policies", "verdict": verdict, "count": 2}]
+    assert bridge.facade.decided == [("cf", "policies", verdict == "apply")] * 2
+
+
 def test_status_is_one_line_when_all_is_well(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["status"]) == 0
     assert capsys.readouterr().out == "ok: 3 workloads on 1 cell, revision 41\n"

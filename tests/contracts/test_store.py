@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cfbridge.store import Deposed, Store, Stored, tables
+from cfbridge.store import Confirmed, Deposed, Store, Stored, tables
 from cfbridge.store import store as store_
 from egress.ledger import Changes, Holding
 from egress.model import Lease, OrgNetwork, SnatAddress
@@ -102,6 +102,34 @@ async def test_the_older_epochs_writes_are_refused(store: Store, open_store: Ope
         await store.set("colour", "blue")
     await newer.commit(Changes(leases=((None, LEASE),)))
     assert (await store.load()).holding.leases == (LEASE,)
+
+
+async def test_what_was_confirmed_is_replaced_whole_and_can_be_confirmed_again(
+    store: Store, open_store: OpenStore
+) -> None:
+    apps, policies = (
+        Confirmed("cf", "apps", 1, 10.0, b"\0apps\xff"),
+        Confirmed("cf", "policies", 1, 10.0, b"p" * 100_000),
+    )
+    await store.confirm([apps, policies])
+    await store.confirm([replace(policies, at=20.5, content=b"")], [("cf", "apps", 20.0), ("cf", "orgs", 20.0)])
+    after = await open_store()
+    assert await after.confirmed() == (replace(apps, at=20.0), replace(policies, at=20.5, content=b""))
+    await after.lead()
+    with pytest.raises(Deposed):
+        await store.confirm([apps])
+
+
+async def test_a_store_of_the_first_cfbridge_is_taken_over(open_store: OpenStore) -> None:
+    store = await open_store()
+    await store.lead()
+    await store.commit(Changes(leases=((None, LEASE),)))
+    async with store._engine.begin() as connection:
+        await connection.execute(sa.text("DROP TABLE confirmed"))
+        await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
+    after = await open_store()
+    assert (await after.load()).holding.leases == (LEASE,)
+    assert await after.confirmed() == ()
 
 
 async def test_the_migrations_make_the_tables_that_the_code_speaks(store: Store) -> None:

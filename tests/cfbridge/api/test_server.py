@@ -224,6 +224,29 @@ async def test_nobody_without_the_token_removes_a_cell(server: ApiServer, facade
     assert not facade.removed
 
 
+async def decide(session: aiohttp.ClientSession, what: str, status: int = 200) -> Any:
+    async with session.post(f"{ROOT}/held/{what}") as response:
+        assert response.status == status, await response.text()
+        return await response.json()
+
+
+async def test_what_is_held_is_decided_by_a_person_and_what_is_not_held_is_not(
+    asked: aiohttp.ClientSession, facade: FakeFacade
+) -> None:
+    assert await decide(asked, "cf:policies/apply") == {"id": "cf:policies", "verdict": "apply", "count": 2}
+    assert (await decide(asked, "cf:policies/discard"))["verdict"] == "discard"
+    assert facade.decided == [("cf", "policies", True), ("cf", "policies", False)]
+    assert (await decide(asked, "cf:apps/apply", 404))["code"] == "NOTHING_HELD"
+
+
+async def test_nobody_without_the_token_decides_what_becomes_of_what_is_held(
+    server: ApiServer, facade: FakeFacade
+) -> None:
+    async with aiohttp.ClientSession(server.addresses[1]) as session:
+        assert (await decide(session, "cf:policies/apply", 401))["code"] == "TOKEN_NEEDED"
+    assert not facade.decided
+
+
 async def test_a_method_that_is_not_answered_is_a_problem(asked: aiohttp.ClientSession) -> None:
     async with asked.post(f"{ROOT}/orgs", json={}) as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cfbridge.api.views import Alarm
 from cfbridge.intent import Intent, Vm
-from cfbridge.inventory import App, FoundationState, Look, Org, Space
+from cfbridge.inventory import App, FoundationState, HeldBack, Look, Org, Space
 from cfbridge.snapshot import CellState, Held, Snapshot
 from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
 from egress.values import QualifiedId, Refused, Unavailable, parse_range
@@ -46,6 +46,15 @@ ASG = Asg(
     running_spaces=frozenset({q("space-dev")}),
     running_default=False,
 )
+HELD = HeldBack(
+    kind="policies",
+    objects=frozenset({POLICY, RANGE_POLICY}),
+    known=2,
+    since=1_800_000_000.0,
+    until=1_800_000_060.0,
+    looks=1,
+    looks_needed=3,
+)
 STATE = FoundationState(
     "cf",
     orgs={q("org-acme"): Org(q("org-acme"), "acme"), q("org-globex"): Org(q("org-globex"), "globex", suspended=True)},
@@ -57,6 +66,7 @@ STATE = FoundationState(
     policies=frozenset({POLICY, RANGE_POLICY}),
     asgs={ASG.id: ASG},
     looks={kind: Look(complete_at=1_800_000_000.0) for kind in ("orgs", "spaces", "apps", "policies", "asgs")},
+    held=(HELD,),
 )
 INTENT_RULE = Rule(
     key="rule:web to database",
@@ -147,6 +157,7 @@ class FakeFacade:
     alarms: tuple[Alarm, ...] = ()
     removed: list[str] = field(default_factory=list)
     store_away: str = ""
+    decided: list[tuple[str, str, bool]] = field(default_factory=list)
 
     async def remove_cell(self, name: str) -> Refused | None:
         if self.store_away:
@@ -157,3 +168,11 @@ class FakeFacade:
             return Refused("CELL_CONNECTED", f"The agent of {name} is connected; stop it first.")
         self.removed.append(name)
         return None
+
+    def decide_held(self, foundation: str, kind: str, apply: bool) -> HeldBack | Refused:
+        state = self.snapshot.inventory.get(foundation)
+        for held in state.held if state else ():
+            if held.kind == kind:
+                self.decided.append((foundation, kind, apply))
+                return held
+        return Refused("NOTHING_HELD", f"Nothing of {foundation} is held of this kind: {kind}.")
