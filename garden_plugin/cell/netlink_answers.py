@@ -9,12 +9,25 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from egress.values import Packed, text
 
 _UP = 1
 _PERMANENT = 0x80
 _UNICAST, _BLACKHOLE = 1, 6
+
+
+class Settings(NamedTuple):
+    """A device's own kernel settings, as far as they matter to a workload's."""
+
+    forwarding: bool = False
+    proxy_arp: bool = False
+    send_redirects: bool = False
+    rp_filter: int = 0
+    forwarding6: bool = False
+    accept_ra: bool = False
+    ipv6: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +43,9 @@ class Link:
     alias: str
     names: frozenset[str]
     """Alternative names."""
-    proxy_arp: bool
-    forwarding: bool
+    master: int
+    """Index of the bridge or bond that takes its packets; 0 for none."""
+    settings: Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +117,6 @@ def read_link(body: memoryview) -> Link:
     index, flags = struct.unpack_from("=iI", body, 4)
     found = dict(attributes(body, 16))
     names = frozenset(_words(each) for kind, each in attributes(found.get(52, memoryview(b""))) if kind == 53)
-    configured: tuple[int, ...] = ()
-    for family, spec in attributes(found.get(26, memoryview(b""))):
-        if family == socket.AF_INET:
-            for kind, values in attributes(spec):
-                if kind == 1:  # IFLA_INET_CONF: IPV4_DEVCONF_FORWARDING is the first, _PROXY_ARP the third
-                    configured = struct.unpack(f"={len(values) // 4}I", values)
     return Link(
         index=index,
         name=_words(found[3]),
@@ -119,9 +127,27 @@ def read_link(body: memoryview) -> Link:
         peer=_number(found[5]) if 5 in found else 0,
         alias=_words(found[20]) if 20 in found else "",
         names=names,
-        proxy_arp=bool(configured[2]) if len(configured) > 2 else False,
-        forwarding=bool(configured[0]) if configured else False,
+        master=_number(found[10]) if 10 in found else 0,
+        settings=_settings(found.get(26, memoryview(b""))),
     )
+
+
+def _settings(specs: memoryview) -> Settings:
+    """IFLA_INET_CONF counts from IPV4_DEVCONF_FORWARDING = 1, IFLA_INET6_CONF from DEVCONF_FORWARDING = 0."""
+    four: tuple[int, ...] = ()
+    six: tuple[int, ...] = ()
+    for family, spec in attributes(specs):
+        for kind, values in attributes(spec):
+            if (family, kind) == (socket.AF_INET, 1):
+                four = struct.unpack(f"={len(values) // 4}i", values)
+            elif (family, kind) == (socket.AF_INET6, 2):
+                six = struct.unpack(f"={len(values) // 4}i", values)
+    if len(four) < 8:
+        return Settings()
+    found = Settings(bool(four[0]), bool(four[2]), bool(four[5]), four[7])
+    if len(six) <= 26:
+        return found
+    return found._replace(forwarding6=bool(six[0]), accept_ra=bool(six[3]), ipv6=not six[26])
 
 
 def _prefix(payload: memoryview | None, length: int, family: int) -> str:
@@ -180,3 +206,9 @@ def read_address(body: memoryview) -> Address:
         label=_words(found[3]) if 3 in found else "",
         protocol=_number(found[11]) if 11 in found else 0,
     )
+
+
+def read_settings_device(body: memoryview) -> int:
+    """Index of the device whose settings changed; below zero for those of all devices."""
+    found = dict(attributes(body, 4))
+    return int(struct.unpack("=i", found[1])[0]) if 1 in found else 0

@@ -11,12 +11,14 @@ from typing import NamedTuple
 from egress.values import Unavailable
 
 NEWLINK, DELLINK, NEWADDR, DELADDR, NEWROUTE, DELROUTE, NEWRULE, DELRULE = 16, 17, 20, 21, 24, 25, 32, 33
+NEWNEIGHBOUR, DELNEIGHBOUR, NEWSETTINGS = 28, 29, 80
 LOST = 0
 """Instead of a kind: the kernel had no room for what happened."""
 
 _HEADER = struct.Struct("=IHHII")
-_GROUPS = (1, 5, 7, 8, 9, 11, 19)
-"""Links; IPv4 addresses, routes, rules; IPv6 addresses, routes, rules. Neighbours change too often."""
+_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19, 24, 25)
+"""Links; neighbours; IPv4 addresses, routes, rules; IPv6 addresses, routes, rules; devices' settings, as far as the
+kernel tells of them: forwarding, reverse path check, proxy ARP."""
 
 
 class Heard(NamedTuple):

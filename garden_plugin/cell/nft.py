@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from egress.values import Unavailable
 from garden_plugin.cell import nft_answers as answers
-from garden_plugin.cell.nft_answers import Counted, RuleSeen
+from garden_plugin.cell.nft_answers import ChainSeen, Counted, RuleSeen, TableSeen
 from garden_plugin.cell.nft_sets import TABLE, Elements, Shape
 
 _NEWTABLE, _GETTABLE, _NEWCHAIN, _GETCHAIN, _DELCHAIN = 0, 1, 3, 4, 5
 _GETRULE, _DELRULE, _GETSET, _DELSET = 7, 8, 10, 11
 _NEWSETELEM, _GETSETELEM, _DELSETELEM, _NEWGEN, _GETGEN = 12, 13, 14, 15, 16
+_GETOBJ, _GETFLOWTABLE = 19, 23
 _SUBSYSTEM = 10 << 8
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _REQUEST, _ACK, _DUMP, _CREATE = 1, 4, 0x300, 0x400
@@ -251,15 +252,25 @@ class Nft:
                     return int(struct.unpack("!I", value)[0])
         return 0
 
-    def table_comment(self, family: int = _NFPROTO_INET) -> str | None:
+    def table(self, family: int = _NFPROTO_INET) -> TableSeen | None:
         """None when our table is not there."""
         try:
             for body in self._ask(_GETTABLE, 0, _string(1, _NAME), family):
-                return answers.comment(dict(answers.attributes(body)).get(6, b""))
+                return answers.table(body)
         except Rejected as refused:
             if refused.number != errno.ENOENT:
                 raise
         return None
+
+    def strangers(self) -> frozenset[str]:
+        """Named counters, helpers, flowtables and the like in our table: we make none."""
+        found = set()
+        for kind in (_GETOBJ, _GETFLOWTABLE):
+            for body in self._ask(kind, _DUMP, _string(1, _NAME)):
+                parts = dict(answers.attributes(body))
+                if parts[1].rstrip(b"\0").decode() == _NAME:
+                    found.add(parts[2].rstrip(b"\0").decode(errors="replace"))
+        return frozenset(found)
 
     def elements(self, name: str, shape: Shape) -> dict[bytes, bytes | None]:
         """Raises Rejected with ENOENT where there is no such set."""
@@ -337,13 +348,15 @@ class Nft:
                 names.add(name)
         return frozenset(names)
 
-    def chains(self, family: int = _NFPROTO_INET) -> dict[str, tuple[RuleSeen, ...]]:
+    def chains(self, family: int = _NFPROTO_INET) -> dict[str, ChainSeen]:
         """Every chain of our table with its rules, in order."""
+        bases = {}
         found: dict[str, list[RuleSeen]] = {}
         for body in self._ask(_GETCHAIN, _DUMP, b"", family):
             parts = dict(answers.attributes(body))
             if parts[1].rstrip(b"\0").decode() == _NAME:
-                found[parts[3].rstrip(b"\0").decode()] = []
+                chain = parts[3].rstrip(b"\0").decode()
+                bases[chain], found[chain] = answers.base(parts), []
         for body in self._ask(_GETRULE, _DUMP, _string(1, _NAME), family):
             parts = dict(answers.attributes(body))
             if parts[1].rstrip(b"\0").decode() != _NAME:
@@ -351,7 +364,7 @@ class Nft:
             chain = parts[2].rstrip(b"\0").decode()
             seen = RuleSeen(answers.comment(parts.get(7, b"")), answers.fingerprint(parts.get(4, b"")))
             found.setdefault(chain, []).append(seen)
-        return {chain: tuple(rules) for chain, rules in found.items()}
+        return {chain: ChainSeen(bases.get(chain), tuple(rules)) for chain, rules in found.items()}
 
 
 def run(script: str) -> int:

@@ -24,6 +24,26 @@ class RuleSeen(NamedTuple):
     """Of what the rule does; counters left out."""
 
 
+class TableSeen(NamedTuple):
+    comment: str
+    dormant: bool
+    """Its chains hang on no hook: nothing of it is asked."""
+
+
+class BaseSeen(NamedTuple):
+    """Where a base chain hangs, and what it does with what none of its rules decided."""
+
+    kind: str
+    hook: int
+    priority: int
+    drops: bool
+
+
+class ChainSeen(NamedTuple):
+    base: BaseSeen | None
+    rules: tuple[RuleSeen, ...]
+
+
 def attributes(data: bytes, offset: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
     end = len(data) if end is None else end
     while offset + 4 <= end:
@@ -52,6 +72,22 @@ def comment(userdata: bytes) -> str:
             return userdata[offset + 2 : offset + 2 + size].rstrip(b"\0").decode(errors="replace")
         offset += 2 + size
     return ""
+
+
+def table(body: bytes) -> TableSeen:
+    parts = dict(attributes(body))
+    flags = struct.unpack("!I", parts[2])[0] if 2 in parts else 0
+    return TableSeen(comment(parts.get(6, b"")), bool(flags & 1))
+
+
+def base(parts: dict[int, bytes]) -> BaseSeen | None:
+    """Of a chain's attributes; None for one that is only jumped to."""
+    if 4 not in parts:
+        return None
+    hook = dict(attributes(parts[4]))
+    kind = parts.get(7, b"").rstrip(b"\0").decode(errors="replace")
+    drops = 5 in parts and struct.unpack("!I", parts[5])[0] == 0
+    return BaseSeen(kind, struct.unpack("!I", hook[1])[0], struct.unpack("!i", hook[2])[0], drops)
 
 
 def fingerprint(expressions: bytes) -> bytes:

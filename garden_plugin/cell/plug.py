@@ -26,6 +26,8 @@ from garden_plugin.cell.netlink_messages import DOOMED, GROUP, Message
 INTERFACE = "eth0"
 OVERHEAD = 58
 """Bytes that the widest encapsulation of any dataplane adds: MTU `auto` leaves room for it everywhere."""
+ALIAS = '{"cfbridge":'
+"""How the alias of every link of ours begins."""
 MARK, MARK_MASK = 0x77120000, 0xFFFF0000
 
 POLICY_RULES = tuple(
@@ -73,7 +75,7 @@ def _plug(
     netlink: Netlink, container: Netlink, netns: int, device: str, addresses: Sequence[str], mtu: int, alias: str
 ) -> Refused | None:
     outer, inner = netlink.link(device), container.link(INTERFACE)
-    if outer is not None and outer.group not in (GROUP, DOOMED):
+    if outer is not None and not is_ours(outer):
         return Refused("DEVICE_IS_FOREIGN", f"A device {device} exists on the cell, and is not ours: remove it.")
     mac = container_mac(next(address for address in addresses if ":" not in address))
     foreign_end = outer is not None and (inner is None or inner.peer != outer.index or inner.mac != mac)
@@ -90,7 +92,9 @@ def _plug(
     assert inner is not None
     ipv6 = any(":" in address for address in addresses)
     netlink.inside(partial(sysctls.ensure_workload_device, device, ipv6=ipv6, proxy_arp=False))
-    healed = {} if outer.mac == GATEWAY_MAC else {"address": GATEWAY_MAC}
+    healed: dict[str, object] = {} if outer.mac == GATEWAY_MAC else {"address": GATEWAY_MAC}
+    healed |= {} if outer.group == GROUP else {"group": GROUP}
+    healed |= {"master": 0} if outer.master else {}
     netlink.exchange([rtnl.no_link_local(outer.index), rtnl.set_up(outer.index, mtu=mtu, **healed)])
     container.exchange([rtnl.set_up(1), rtnl.set_up(inner.index, mtu=mtu), *_inside(inner, addresses)])
     netlink.exchange([rtnl.set_alias(outer.index, alias)])
@@ -108,13 +112,18 @@ def _inside(link: Link, addresses: Sequence[str]) -> Iterable[Message]:
             yield rtnl.add_route(everywhere, link.index, via=gateway)
 
 
+def is_ours(link: Link) -> bool:
+    """By its group, or by its alias where somebody took it out of the group."""
+    return link.group in (GROUP, DOOMED) or link.alias.startswith(ALIAS)
+
+
 def unplug_containers(netlink: Netlink, devices: Iterable[str]) -> None:
     """All at once. Devices that are gone, or are not ours, are passed over."""
     wanted = set(devices)
     if not wanted:
         return
     found = [netlink.link(device) for device in wanted] if len(wanted) < 5 else netlink.links().values()
-    indexes = [link.index for link in found if link and link.name in wanted and link.group in (GROUP, DOOMED)]
+    indexes = [link.index for link in found if link and link.name in wanted and is_ours(link)]
     if indexes:
         netlink.exchange(rtnl.delete_links(indexes))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 
 ROOT = "/proc/sys/net/"
 
@@ -31,30 +31,31 @@ def ensure(wanted: Mapping[str, str]) -> dict[str, str]:
     return changed
 
 
-def ensure_forwarding() -> dict[str, str]:
-    """A cell forwards for its workloads, and judges where a packet came from by the route that its mark leads to."""
+def ensure_forwarding(ours: Callable[[], Container[str]] = frozenset) -> dict[str, str]:
+    """A cell forwards for its workloads, and judges where a packet came from by the route that its mark leads to.
+    `ours` are the workloads' devices; asked for where it matters."""
     return ensure(
         {
             "ipv4/ip_forward": "1",
             "ipv6/conf/all/forwarding": "1",
             "ipv4/conf/all/src_valid_mark": "1",  # or a reverse path check would look into the main table: black hole
             "ipv4/conf/all/send_redirects": "0",  # two workloads behind one cell are no neighbours of each other
-            **_reverse_path_per_device(),
+            **_reverse_path_per_device(ours),
             "netfilter/nf_conntrack_tcp_loose": "0",  # a flow that was cut must not come back as its own reply
         }
     )
 
 
-def _reverse_path_per_device() -> dict[str, str]:
+def _reverse_path_per_device(ours: Callable[[], Container[str]]) -> dict[str, str]:
     """The effective check is the stricter of `all` and the device. Ours are checked by the firewall instead, and a
     VM's ARP request arrives unmarked, so `all` has to be 0; every other device keeps what it had by its own value."""
     common = read("ipv4/conf/all/rp_filter")
     if common in (None, "0"):
         return {}
-    devices = {}
+    devices, kept = {}, ours()
     for device in os.listdir(ROOT + "ipv4/conf"):
         own = read(f"ipv4/conf/{device}/rp_filter")
-        if device not in ("all", "default") and own is not None:
+        if device not in ("all", "default") and device not in kept and own is not None:
             devices[f"ipv4/conf/{device}/rp_filter"] = str(max(int(own), int(common or 0)))
     return devices | {"ipv4/conf/default/rp_filter": str(common), "ipv4/conf/all/rp_filter": "0"}
 
@@ -70,8 +71,9 @@ def ensure_workload_device(device: str, *, ipv6: bool, proxy_arp: bool) -> dict[
     if ipv6:
         wanted[f"ipv6/conf/{device}/disable_ipv6"] = "0"
         wanted[f"ipv6/conf/{device}/forwarding"] = "1"
+    wanted[f"ipv4/conf/{device}/proxy_arp"] = "1" if proxy_arp else "0"
     if proxy_arp:
-        wanted |= {f"ipv4/conf/{device}/proxy_arp": "1", f"ipv4/neigh/{device}/proxy_delay": "0"}
+        wanted[f"ipv4/neigh/{device}/proxy_delay"] = "0"
     return ensure(wanted)
 
 

@@ -159,7 +159,7 @@ def test_a_vm_that_leaves_keeps_its_device_without_our_mark(bench: Bench) -> Non
     bench.converge()
     device = bench.netlink.link("tap-db1")
     assert device is not None
-    assert (device.names, device.proxy_arp) == (frozenset(), False)
+    assert (device.names, device.settings.proxy_arp) == (frozenset(), False)
     assert not bench.missing()
 
 

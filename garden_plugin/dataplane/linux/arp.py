@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from garden_plugin.cell.nft import ARP, Nft
-from garden_plugin.cell.nft_answers import RuleSeen
+from garden_plugin.cell.nft_answers import ChainSeen, TableSeen
 from garden_plugin.dataplane.base import Key
 from garden_plugin.dataplane.linux.items import SET_RANK
 from garden_plugin.dataplane.linux.skeleton import ROUTE_MARK
@@ -23,7 +23,7 @@ _CHAIN = "neighbours"
 _KEY: Key = ("arp", _CHAIN)
 _COMMENT = "cfbridge arp 1"
 _ABSENT = f"add table {TABLE}\ndelete table {TABLE}\n"
-_Chains = dict[str, tuple[RuleSeen, ...]]
+_Chains = dict[str, ChainSeen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class Neighbours:
         self._seen = self._nft.chains(ARP)
 
     def observe(self) -> ArpItem | None:
-        comment = self._nft.table_comment(ARP)
-        if comment is None:
+        table = self._nft.table(ARP)
+        if table is None:
             return None
         chains = self._nft.chains(ARP)
-        if comment != _COMMENT or chains.keys() != {_CHAIN} or chains != (self._seen or chains):
+        if table != TableSeen(_COMMENT, dormant=False) or chains.keys() != {_CHAIN} or chains != (self._seen or chains):
             return _TOUCHED
         self._seen = chains
-        return ArpItem(tuple(rule.comment for rule in chains[_CHAIN]))
+        return ArpItem(tuple(rule.comment for rule in chains[_CHAIN].rules))

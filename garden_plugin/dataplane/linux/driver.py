@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from egress.topology import Topology
 from egress.values import Refused, Unavailable, pack
-from garden_plugin.cell import sysctls
+from garden_plugin.cell import plug, sysctls
 from garden_plugin.cell.netlink import Netlink
 from garden_plugin.cell.netlink_watch import NetlinkWatch
 from garden_plugin.cell.nft_answers import Counted
@@ -28,11 +31,12 @@ from garden_plugin.cell.nft_watch import Watch
 from garden_plugin.dataplane import plan
 from garden_plugin.dataplane.base import Change, Item, Key, LogicalNetwork, Plan
 from garden_plugin.dataplane.cell import LocalPort, LocalState
-from garden_plugin.dataplane.linux import arp, conntrack, firewall, harm, links, revocation
+from garden_plugin.dataplane.linux import arp, conntrack, drift, firewall, harm, links, revocation
 from garden_plugin.dataplane.linux.arp import ArpItem
 from garden_plugin.dataplane.linux.conntrack import Conntrack, Restamped, Suspects
 from garden_plugin.dataplane.linux.firewall import Firewall, port_elements
 from garden_plugin.dataplane.linux.items import ChainItem, SetItem
+from garden_plugin.dataplane.linux.pace import Pace
 from garden_plugin.dataplane.linux.revocation import Ranged
 from garden_plugin.dataplane.linux.skeleton import SETS
 from garden_plugin.dataplane.linux.table import Table
@@ -42,6 +46,8 @@ from policy_sync.ruleset import Decider, Ruleset
 T = TypeVar("T")
 _SETTLE_SECONDS = 0.05
 _RETRY_SECONDS = 0.5
+_SETTINGS_SECONDS = 2.0
+"""Between looks at the cell's own settings, of most of which the kernel tells nobody."""
 _REFUSED_SECONDS = 5.0
 """Between attempts at what could not be made, besides those that a converge or a new device brings."""
 
@@ -63,6 +69,11 @@ class LinuxDataplane:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="linux-dataplane")
         self._firewall = Firewall()
         self._believed: dict[Key, Item] | None = None
+        self._left: Mapping[Key, Item] | None = None
+        """What the last change left, also when it is not believed any more; None when a change ended half-way."""
+        self._drift: deque[str] = deque()
+        """What somebody changed, and nobody was told yet. The worker adds, the loop takes."""
+        self._looked = False
         self._judged: Ruleset | None = None
         """What every live connection was last judged by; None after a start, when the kernel is believed."""
         self._unjudged = False
@@ -83,7 +94,12 @@ class LinuxDataplane:
         await self._run(self._enter)
         self._open = True
         self._listen()
-        for work in (self._heal_when_touched(), self._look_again(), self._try_refused_again()):
+        for work in (
+            self._heal_when_touched(),
+            self._look_again(),
+            self._look_at_settings(),
+            self._try_refused_again(),
+        ):
             task = asyncio.create_task(work)
             task.add_done_callback(self._ended)
             self._tasks.add(task)
@@ -95,6 +111,7 @@ class LinuxDataplane:
     async def converge(self, network: LogicalNetwork | None, local: LocalState) -> None:
         self._last = (network, local)
         await self._run(partial(self._converge, network, local))
+        self._tell()
         if self._dead:
             task = asyncio.create_task(self._tidy())
             self._tasks.add(task)
@@ -107,6 +124,7 @@ class LinuxDataplane:
     async def detach(self, ports: Sequence[LocalPort]) -> None:
         if ports:
             await self._run(partial(self._detach, ports))
+            self._tell()
 
     async def addresses(self) -> tuple[str, ...]:
         return await self._run(self._addresses)
@@ -136,8 +154,11 @@ class LinuxDataplane:
 
     def _enter(self) -> None:
         self._netlink = Netlink(self._netns)
-        self._netlink.inside(sysctls.ensure_forwarding)
-        self._table = Table(self._netlink.inside)
+        settings = self._settings()
+        memory = Path(self._config.state_dir, "chains") if self._config.state_dir else None
+        self._table = Table(self._netlink.inside, memory, _boot(self._config.boot_id_file))
+        if self._table.remembers:  # else they are set for the first time
+            self._drift.extend(settings)
         self._conntrack = self._netlink.inside(Conntrack)
         self._watch = self._netlink.inside(Watch)
         self._netlink_watch = self._netlink.inside(NetlinkWatch)
@@ -158,8 +179,9 @@ class LinuxDataplane:
             self._apply(todo, wanted, None if network is None else network.ruleset)
             self._network = network
         except BaseException:
-            self._believed = None
+            self._believed = self._left = None
             raise
+        self._left = self._believed
         return todo
 
     def _render(self, network: LogicalNetwork, local: LocalState) -> dict[Key, Item]:
@@ -179,9 +201,13 @@ class LinuxDataplane:
     def _unheard(self, local: LocalState) -> dict[Key, Item]:
         """What is in force, with isolated ports added and absent ports removed: nobody told us the rest yet."""
         fresh = self._render(LogicalNetwork(), replace(local, ports=_isolated(local)))
+        left = self._left
         if self._believed is None:
             self._observe(fresh)
-        believed = self._believed or {}
+            if self._table.harm:  # what is in force is not what we were told, and nobody tells us what it should be
+                self._make_anew(fresh)
+                left = None
+        believed = left or self._believed or {}
         kept = {key: item for key, item in believed.items() if not _absent(item, local)}
         present = {port.device for port in local.ports.values()}
         for key, item in fresh.items():
@@ -196,12 +222,34 @@ class LinuxDataplane:
         return kept
 
     def _observe(self, wanted: Mapping[Key, Item]) -> None:
-        table = self._table.observe(wanted)
+        left = self._left
+        table = self._table.observe(wanted if left is None else left)
+        found = links.observe(self._netlink)
+        self._drift.extend(self._table.harm)
+        if not self._looked and self._table.remembers:
+            self._drift.extend(self._missed(found))
+        self._looked = True
+        if left is not None:
+            before = {k: item for k, item in left.items() if table is not None or not isinstance(item, _OF_FIREWALL)}
+            seen = {key: item for key, item in {**(table or {}), **found}.items() if key not in self.refused}
+            self._drift.extend(drift.sentences(before, seen))
+        self._believed = {**(table or {}), **found}
         if table is None:
-            self._table.replace(wanted.values())
-            self._unjudged = True
-            table = {key: item for key, item in wanted.items() if isinstance(item, _OF_FIREWALL)}
-        self._believed = {**table, **links.observe(self._netlink)}
+            self._make_anew(wanted)
+
+    def _make_anew(self, wanted: Mapping[Key, Item]) -> None:
+        """The whole table, in one transaction; the links stay."""
+        self._table.replace(wanted.values())
+        self._unjudged = True
+        kept = {key: item for key, item in (self._believed or {}).items() if not isinstance(item, _OF_FIREWALL)}
+        self._believed = {key: item for key, item in wanted.items() if isinstance(item, _OF_FIREWALL)} | kept
+
+    def _missed(self, found: Mapping[Key, Item]) -> Iterator[str]:
+        """What containers that stand should have had when we came, and had not. (Sets may differ by right.)"""
+        if self._last is not None:
+            wanted = links.render(Topology(), self._last[1])
+            there = {key: found[key] for key in wanted if key in found}
+            yield from (f"when the agent came, {said}" for said in drift.sentences(wanted, there))
 
     def _apply(self, todo: Plan, wanted: dict[Key, Item], ruleset: Ruleset | None) -> None:
         ours = [change for change in todo.changes if _of_firewall(change)]
@@ -269,9 +317,9 @@ class LinuxDataplane:
             self._table.fill(change for change in changes if _of_firewall(change))
             links.apply(self._netlink, (change for change in changes if not _of_firewall(change)))
             self._conntrack.forget(addresses)
-            self._believed = believed
+            self._believed = self._left = believed
         except BaseException:
-            self._believed = None
+            self._believed = self._left = None
             raise
 
     def _wanted_last(self) -> dict[Key, Item]:
@@ -299,14 +347,15 @@ class LinuxDataplane:
             asyncio.get_running_loop().remove_reader(watch.fileno())
 
     async def _heal_when_touched(self) -> None:
+        pace = Pace()
         while True:
             await self._foreign.wait()
             self._foreign.clear()
             self._stop_listening()
             await asyncio.sleep(_SETTLE_SECONDS)
             try:
-                if await self._run(self._touched):
-                    await self._look()
+                if await self._run(self._touched) and await self._look():
+                    await asyncio.sleep(pace.healed(time.monotonic()))
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._foreign.set()
@@ -330,38 +379,51 @@ class LinuxDataplane:
             except Unavailable:
                 continue
 
+    async def _look_at_settings(self) -> None:
+        while True:
+            await asyncio.sleep(_SETTINGS_SECONDS)
+            with contextlib.suppress(Unavailable):  # the next look finds it
+                self._drift.extend(await self._run(self._settings))
+                self._tell()
+
     async def _try_refused_again(self) -> None:
         while True:
             await asyncio.sleep(_REFUSED_SECONDS)
             if self.refused and self._last is not None:
                 with contextlib.suppress(Unavailable):  # the next attempt finds out what is there
                     await self._run(partial(self._converge, *self._last))
+                    self._tell()
 
     def _forget_belief(self) -> None:
         self._believed = None
 
-    async def _look(self) -> None:
+    async def _look(self) -> bool:
+        """Whether somebody had changed something; it is healed."""
         if self._last is None:
-            return
-        done = await self._run(self._heal)
-        if done:
-            self.drifted(done)
+            return False
+        await self._run(self._heal)
+        return self._tell()
 
-    def _heal(self) -> str:
-        """What was not as we left it, in words; it is now."""
+    def _heal(self) -> None:
         assert self._last is not None
-        network, local = self._last
-        if network is None:
-            network = self._network
-        known = self.refused.keys()
-        settings = self._netlink.inside(sysctls.ensure_forwarding)
-        replaced = self._table.observe({}) is None
-        done = self._converge(network, local)
-        if replaced:
-            return "the table was gone or touched; it was made anew"
-        healed = Plan(tuple(change for change in done.changes if change.key not in known))
-        said = [f"~ {name}: was {value}" for name, value in settings.items()]
-        return "\n".join([*said, *([plan.describe(healed)] if healed else [])])
+        self._drift.extend(self._settings())
+        self._converge(*self._last)
+
+    def _settings(self) -> list[str]:
+        """The cell's own settings, healed; what was changed of them, in words."""
+
+        def ours() -> frozenset[str]:
+            links = self._netlink.links().items()
+            return frozenset(name for name, link in links if plug.is_ours(link) or plug.vm_mark(name) in link.names)
+
+        changed = self._netlink.inside(partial(sysctls.ensure_forwarding, ours))
+        return [drift.setting(name, value) for name, value in changed.items()]
+
+    def _tell(self) -> bool:
+        if not self._drift:
+            return False
+        self.drifted(drift.report(self._drift.popleft() for _ in range(len(self._drift))))
+        return True
 
 
 _OF_FIREWALL = (SetItem, ChainItem, ArpItem)
@@ -378,6 +440,14 @@ def _names(name: str, key: bytes, data: bytes | None, addresses: Iterable[bytes]
 
 def _of_firewall(change: Change) -> bool:
     return isinstance(change.before, _OF_FIREWALL) or isinstance(change.after, _OF_FIREWALL)
+
+
+def _boot(path: str) -> str:
+    """Empty where nothing says it; the agent has refused that already."""
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _isolated(local: LocalState) -> dict[str, LocalPort]:

@@ -26,10 +26,13 @@ def done(heard: Iterable[Heard], netlink: Netlink, believed: Mapping[Key, Item],
     heard."""
     harmed = False
     touched: set[str] = set()
+    configured: set[int] = set()
     for event in heard:
         match event.kind:
             case watch.NEWLINK | watch.DELLINK:
-                touched.add(answers.read_link(event.body).name)
+                link = answers.read_link(event.body)
+                if link.group == rtnl.GROUP or any(key in believed or key in refused for key in _keys(link.name)):
+                    touched.add(link.name)
             case watch.NEWROUTE | watch.DELROUTE:
                 harmed = harmed or (event.port != netlink.port and _of_route(event, believed))
             case watch.NEWRULE | watch.DELRULE:
@@ -39,13 +42,18 @@ def done(heard: Iterable[Heard], netlink: Netlink, believed: Mapping[Key, Item],
                 address = answers.read_address(event.body)
                 ours = address.protocol == rtnl.PROTOCOL or address.label.endswith(f":{links.LABEL}")
                 harmed = harmed or (event.port != netlink.port and ours)
+            case watch.NEWNEIGHBOUR | watch.DELNEIGHBOUR:
+                harmed = harmed or _of_neighbour(event, believed)
+            case watch.NEWSETTINGS:
+                configured.add(answers.read_settings_device(event.body))
             case watch.LOST:
                 harmed = True
-    names = {name for name in touched for key in _keys(name) if key in believed or key in refused}
-    if harmed or not names:
+    if harmed or not (touched or configured):
         return harmed
-    seen = netlink.links() if len(names) > _FEW else {name: netlink.link(name) for name in names}
-    return any(_other(name, seen.get(name), believed, refused) for name in names)
+    many = configured or len(touched) > _FEW
+    seen = netlink.links() if many else {name: netlink.link(name) for name in touched}
+    touched.update(link.name for link in seen.values() if link and link.index in configured)
+    return any(_other(name, seen.get(name), believed, refused) for name in touched)
 
 
 def _keys(device: str) -> tuple[Key, Key]:
@@ -59,12 +67,23 @@ def _of_route(event: Heard, believed: Mapping[Key, Item]) -> bool:
     return route.table == rtnl.MAIN_TABLE and ("blackhole", route.prefix) in believed
 
 
+def _of_neighbour(event: Heard, believed: Mapping[Key, Item]) -> bool:
+    """One that we made permanent is to be so, whoever speaks of it."""
+    neighbour = answers.read_neighbour(event.body)
+    route = believed.get(("route", f"{neighbour.address}/{128 if ':' in neighbour.address else 32}"))
+    if not isinstance(route, links.RouteItem) or not route.mac:
+        return False
+    return event.kind == watch.DELNEIGHBOUR or not neighbour.permanent or neighbour.mac != route.mac
+
+
 def _other(device: str, link: Link | None, believed: Mapping[Key, Item], refused: Container[Key]) -> bool:
     port, vm = _keys(device)
     if port in refused or vm in refused:
         return link is not None
+    if port not in believed and vm not in believed:
+        return link is not None and link.group == rtnl.GROUP  # ours by its mark, under a name that we never gave
     if link is None:
         return True
     if port in believed:
         return links.observed_port(link) != believed[port]
-    return not (link.up and link.proxy_arp and link.forwarding and plug.vm_mark(device) in link.names)
+    return not (links.is_adopted(link) and plug.vm_mark(device) in link.names)

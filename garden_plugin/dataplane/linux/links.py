@@ -100,6 +100,8 @@ class PortItem:
     handle: str = field(default="", compare=False)
     netns: str = field(default="", compare=False)
     uplinks: tuple[str, ...] = field(default=(), compare=False)
+    wrong: str = field(default="", compare=False)
+    """In what it is not as it was made; only of one that was observed."""
 
     @property
     def key(self) -> Key:
@@ -231,7 +233,7 @@ def observe(netlink: Netlink) -> dict[Key, Item]:
     links = netlink.links()
     names = {link.index: link.name for link in links.values()}
     items: list[LinkItem] = [PolicyRuleItem(rule) for rule in netlink.rules()]
-    items += (observed_port(link) for link in links.values() if link.group in (rtnl.GROUP, rtnl.DOOMED))
+    items += (observed_port(link) for link in links.values() if plug.is_ours(link))
     own: dict[str, list[str]] = {}
     for address in netlink.addresses():
         if address.protocol == rtnl.PROTOCOL or address.label.endswith(f":{LABEL}"):
@@ -239,7 +241,7 @@ def observe(netlink: Netlink) -> dict[Key, Item]:
     for link in links.values():
         mine = own.pop(link.name, [])
         if plug.vm_mark(link.name) in link.names:
-            adopted = link.up and link.proxy_arp and link.forwarding
+            adopted = is_adopted(link)
             ordered = sorted(mine, key=lambda each: (":" in each, each))
             items.append(VmPortItem(link.name, tuple(ordered) if adopted else ("half adopted",)))
         else:
@@ -257,11 +259,37 @@ def observe(netlink: Netlink) -> dict[Key, Item]:
 def observed_port(link: Link) -> PortItem:
     try:
         said = json.loads(link.alias)
-        made = link.up and link.mac == GATEWAY_MAC and link.group == rtnl.GROUP
-        addresses = tuple(said["addresses"]) if made else ()
-        return PortItem(link.name, addresses, said["mtu"], said.get("isolated", False), said["cfbridge"])
+        wrong = ", ".join(_wrong(link, said["mtu"], any(":" in each for each in said["addresses"])))
+        addresses = () if wrong else tuple(said["addresses"])
+        isolated = said.get("isolated", False)
+        return PortItem(link.name, addresses, said["mtu"], isolated, said["cfbridge"], wrong=wrong)
     except (ValueError, KeyError, TypeError):
-        return PortItem(link.name, ())
+        return PortItem(link.name, (), wrong="its alias is not what we wrote")
+
+
+def _wrong(link: Link, mtu: int, ipv6: bool) -> Iterator[str]:
+    found = link.settings
+    if not link.up:
+        yield "it is down"
+    if link.mac != GATEWAY_MAC:
+        yield f"its MAC is {link.mac}"
+    if link.group != rtnl.GROUP:
+        yield f"its group is {link.group}"
+    if link.master:
+        yield "it belongs to a bridge"
+    if mtu and link.mtu != mtu:
+        yield f"its MTU is {link.mtu}"
+    if not found.forwarding or (ipv6 and not found.forwarding6):
+        yield "forwarding is off"
+    if found.rp_filter or found.proxy_arp or found.send_redirects or found.accept_ra:
+        yield "its kernel settings are others"
+    if ipv6 and not found.ipv6:
+        yield "IPv6 is off"
+
+
+def is_adopted(link: Link) -> bool:
+    """A VM's device, as we leave it."""
+    return link.up and link.settings.proxy_arp and link.settings.forwarding and not link.settings.rp_filter
 
 
 def apply(netlink: Netlink, changes: Iterable[Change]) -> tuple[tuple[Key, Refused], ...]:

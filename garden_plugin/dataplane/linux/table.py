@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from egress.values import Unavailable
 from garden_plugin.cell import nft
 from garden_plugin.cell.nft import Nft, Operation, Rejected
-from garden_plugin.cell.nft_answers import RuleSeen
+from garden_plugin.cell.nft_answers import ChainSeen, RuleSeen
 from garden_plugin.cell.nft_sets import TABLE, Elements, Shape, add_text
 from garden_plugin.dataplane import owner
 from garden_plugin.dataplane.base import Change, Item, Key
@@ -24,6 +25,7 @@ from garden_plugin.dataplane.linux import arp, skeleton
 from garden_plugin.dataplane.linux.arp import ArpItem, Neighbours
 from garden_plugin.dataplane.linux.items import ChainItem, Line, SetItem
 from garden_plugin.dataplane.linux.skeleton import SETS
+from garden_plugin.dataplane.linux.written import Written
 from policy_sync.model import Action
 
 T = TypeVar("T")
@@ -52,7 +54,10 @@ _ABSENT = _Absent()
 class Table:
     """Our table in one network namespace. Synchronous; used by one thread."""
 
-    def __init__(self, inside: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(
+        self, inside: Callable[[Callable[[], object]], object], memory: Path | None = None, boot: str = ""
+    ) -> None:
+        """`memory`: where it is kept how the kernel showed our chains, for the rest of this boot."""
         self._inside = inside
         opened = inside(Nft)
         assert isinstance(opened, Nft)
@@ -60,8 +65,14 @@ class Table:
         self.own_ports = {opened.port}
         """Netlink ports by which notifications know us: our socket, and every `nft` that we started."""
         self._neighbours = Neighbours(opened)
-        self._seen: dict[str, tuple[RuleSeen, ...]] = {}
-        """Chains as the kernel showed them after we wrote them."""
+        self._written = Written(memory, boot)
+        self.harm: tuple[str, ...] = ()
+        """What somebody did to table and chains, as `observe` found it last."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a table was written in this boot, by us or by whoever was here before."""
+        return bool(self._written.chains)
 
     def close(self) -> None:
         self.nft.close()
@@ -87,29 +98,30 @@ class Table:
         raise Unavailable("the ruleset changes faster than it can be read")
 
     def _observe(self, expected: Mapping[Key, Item]) -> dict[Key, Item] | None:
-        if self.nft.table_comment() != skeleton.SCHEMA:
+        table = self.nft.table()
+        if table is None or table.comment != skeleton.SCHEMA:
+            gone = "was deleted" if table is None else "was replaced by another"
+            self.harm = (f"table {TABLE} {gone}",) if self._written.chains else ()
             return None
-        names, chains = self.nft.set_names(), self.nft.chains()
-        if not names >= SETS.keys():
+        names, chains, strangers = self.nft.set_names(), self.nft.chains(), self.nft.strangers()
+        harm = [f"set {name} was deleted" for name in sorted(SETS.keys() - names)]
+        harm += (f"{name} was added to table {TABLE}" for name in sorted(strangers))
+        harm += [f"table {TABLE} was made dormant"] if table.dormant else []
+        framed = not harm and all(self._of_frame(name, chains.get(name)) for name in skeleton.CHAINS)
+        self.harm = (*harm, *self._written.differences(chains))
+        if not framed:
             return None
         items: list[Item] = []
-        for name, rules in chains.items():
-            intact = self._seen.get(name, rules) == rules
+        for name, seen in chains.items():
             if name in skeleton.CHAINS and not skeleton.dynamic(name):
-                if not intact or len(rules) != skeleton.rule_count(name):
-                    return None
-                self._seen[name] = rules
                 continue
             item = expected.get(("chain", name))
-            if intact and isinstance(item, ChainItem) and _sealed(item, rules):
-                self._seen[name] = rules
+            if self._written.intact(name, seen) and isinstance(item, ChainItem) and _sealed(item, seen.rules):
                 items.append(item)
-            elif rules or not skeleton.dynamic(name):
+            elif seen.rules or not skeleton.dynamic(name):
                 items.append(ChainItem(name, (_FOREIGN,)))
             else:
                 items.append(ChainItem(name))
-        if not chains.keys() >= skeleton.CHAINS.keys():
-            return None
         for name in names:
             shape = shape_of(name) or Shape(("mark",))
             known = shape_of(name) is not None
@@ -118,12 +130,23 @@ class Table:
             items.append(neighbours)
         return {item.key: item for item in items}
 
+    def _of_frame(self, name: str, seen: ChainSeen | None) -> bool:
+        """Whether a chain of the frame is there, and is what the frame says."""
+        if seen is None or skeleton.dynamic(name):
+            return seen is not None and seen.base is None
+        return self._written.intact(name, seen) and _as_written(name, None, seen)
+
     # --- what to do ---------------------------------------------------------------------------------------------------
 
     def replace(self, wanted: Iterable[Item]) -> None:
         """Everything anew, in one transaction. Conntrack is not touched; counters begin again."""
-        self._run(script(wanted))
-        self._seen = self.nft.chains()
+        todo = list(wanted)
+        self._written.begin()
+        self._run(script(todo))
+        items = {item.name: item for item in todo if isinstance(item, ChainItem)}
+        found = self.nft.chains().items()
+        as_written = {name: seen for name, seen in found if _as_written(name, items.get(name), seen)}
+        self._written.keep(as_written, gone=self._written.chains.keys() - as_written.keys())
         self._neighbours.written()
 
     def fill(self, changes: Iterable[Change]) -> None:
@@ -133,7 +156,7 @@ class Table:
         last: list[Operation] = []
         todo = list(changes)
         chained = any(isinstance(change.after, ChainItem) for change in todo)
-        doomed_chains: list[Operation] = []
+        doomed_chains: list[tuple[Operation, Operation]] = []
         doomed_sets: list[Operation] = []
         for change in todo:
             before, after = change.before, change.after
@@ -153,18 +176,23 @@ class Table:
             elif isinstance(after, ArpItem) or isinstance(before, ArpItem):
                 script.append(arp.script(after if isinstance(after, ArpItem) else None))
             elif isinstance(before, ChainItem):
-                doomed_chains.extend(nft.delete_chain(before.name))
+                doomed_chains.append(nft.delete_chain(before.name))
             elif isinstance(before, SetItem):
                 doomed_sets.append(nft.delete_set(before.name))
         self.nft.commit(first)
+        chains = {change.key[1]: change.after for change in todo if change.key[0] == "chain"}
+        if chains:
+            self._written.begin()
         if script:
             self._run("\n".join(script) + "\n")
-            changed = {change.after.name for change in todo if isinstance(change.after, ChainItem)}
-            chains = self.nft.chains()
-            self._seen |= {name: chains[name] for name in changed if name in chains}
-            if any(isinstance(change.after, ArpItem) for change in todo):
-                self._neighbours.written()
-        self.nft.commit([*last, *doomed_chains, *doomed_sets])
+        if any(isinstance(change.after, ArpItem) for change in todo):
+            self._neighbours.written()
+        emptied = [flush for flush, _ in doomed_chains]  # all before the first goes: one may jump to another
+        self.nft.commit([*last, *emptied, *(deletion for _, deletion in doomed_chains), *doomed_sets])
+        if chains:
+            found = self.nft.chains()
+            as_written = {n: found[n] for n, item in chains.items() if n in found and _as_written(n, item, found[n])}
+            self._written.keep(as_written, gone=chains.keys() - as_written.keys())
 
     def retire(self, changes: Iterable[Change]) -> None:
         """Dead ids leave `live`: whatever they admitted, and nobody re-stamped, is judged anew or ends."""
@@ -227,6 +255,15 @@ def _chain_text(item: ChainItem) -> str:
     head = [f"add chain {TABLE} {item.name}", f"flush chain {TABLE} {item.name}"]
     rules = [f'continue comment "{owner.seal(lines)}"', *lines]
     return "\n".join([*head, *(f"add rule {TABLE} {item.name} {rule}" for rule in rules)])
+
+
+def _as_written(name: str, item: object, seen: ChainSeen) -> bool:
+    """Nobody put in a rule between our writing and our reading."""
+    if isinstance(item, ChainItem):
+        return _sealed(item, seen.rules)
+    if name not in skeleton.CHAINS or skeleton.dynamic(name):
+        return not seen.rules
+    return len(seen.rules) == skeleton.rule_count(name)
 
 
 def _sealed(item: ChainItem, rules: tuple[RuleSeen, ...]) -> bool:
