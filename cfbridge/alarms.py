@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 
 from cfbridge.api.views import Alarm
-from cfbridge.cells import UNHEARD_SECONDS
+from cfbridge.cells import FOUGHT_SECONDS, UNHEARD_SECONDS
 from cfbridge.inventory import FoundationState, HeldBack
 from cfbridge.snapshot import CellState
 
@@ -28,7 +28,9 @@ def of(state: FoundationState) -> Iterator[Alarm]:
         yield Alarm("degraded", "FOUNDATION_UNREAD", f"{state.name} has not been read in full yet")
 
 
-def of_cells(cells: Iterable[CellState], late: Collection[str], unheard: Collection[str]) -> Iterator[Alarm]:
+def of_cells(
+    cells: Iterable[CellState], late: Collection[str], unheard: Collection[str], now: float
+) -> Iterator[Alarm]:
     for cell in cells:
         if cell.name in unheard:
             message = (
@@ -40,6 +42,12 @@ def of_cells(cells: Iterable[CellState], late: Collection[str], unheard: Collect
             yield Alarm("degraded", "CELL_AWAY", f"the agent of {cell.name} is not connected")
         elif cell.name in late:
             yield Alarm("degraded", "CELL_LATE", f"{cell.name} is behind at revision {cell.reached}")
+        if cell.fought_at and now - cell.fought_at < FOUGHT_SECONDS:
+            message = (
+                f"Somebody on {cell.name} undoes again and again what its agent heals, {cell.drifts} times so far: "
+                f"{cell.last_drift}. Find who writes there and stop it."
+            )
+            yield Alarm("degraded", "CELL_MEDDLED", message)
 
 
 def withheld(foundation: str, held: HeldBack) -> str:

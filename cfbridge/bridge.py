@@ -106,7 +106,8 @@ class Bridge:
         found = [Alarm("degraded", "STORE_AWAY", store_away)] if store_away else []
         for state in self._inventory.values():
             found += alarms.of(state)
-        found += alarms.of_cells(self.cells.states.values(), self.cells.late(), self.cells.unheard(time.time()))
+        now = time.time()
+        found += alarms.of_cells(self.cells.states.values(), self.cells.late(), self.cells.unheard(now), now)
         refusals = [self.cells.restored] if self.cells.restored else []
         refusals += [r for each in self.cells.conflicts.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]

@@ -28,6 +28,8 @@ from garden_plugin.dataplane.base import LogicalNetwork
 log = structlog.get_logger(__name__)
 
 LATE_SECONDS = 2.0
+FOUGHT_SECONDS = 300.0
+"""So long an alarm stands after somebody was heard to undo again and again what is healed on a cell."""
 UNHEARD_SECONDS = 600.0
 """After this a cell that is away may be gone for good: a person is asked. Nothing is withdrawn by time alone, because
 nothing that a foundation tells us says which cells it knows."""
@@ -266,6 +268,7 @@ class Cells:
         )
         self._leave(self._connections.get(hello.cell))  # another connection of the same cell was quicker
         self.conflicts[hello.cell] = conflicts
+        before = self.states.get(hello.cell) or CellState(hello.cell, self._foundation)
         state = CellState(
             name=hello.cell,
             foundation=self._foundation,
@@ -274,6 +277,9 @@ class Cells:
             addresses=hello.addresses,
             heard_at=time.time(),
             ports=reported,
+            drifts=before.drifts,
+            last_drift=before.last_drift,
+            fought_at=before.fought_at,
         )
         # The cell that came last is first: on `linux` machines without a cell are on it, not on one that is away.
         # One that we only remembered, and that holds nothing now, had another name before.
@@ -342,9 +348,10 @@ class Cells:
                     connection.behind_since = None
                 self._note(replace(state, reached=revision, heard_at=time.time()))
                 connection.begin(self._tell_waiters())
-            case wire.Drifted(what=what):
-                self._note(replace(state, drifts=state.drifts + 1, last_drift=what))
-                log.warning("drift healed", cell=connection.cell, what=what)
+            case wire.Drifted(what=what, count=count):
+                fought_at = time.time() if count > 1 else state.fought_at
+                self._note(replace(state, drifts=state.drifts + count, last_drift=what, fought_at=fought_at))
+                log.warning("drift healed", cell=connection.cell, what=what, count=count)
             case wire.Hello():
                 raise ValueError("a second hello")
 

@@ -43,6 +43,8 @@ class CellState:
     """By workload id."""
     drifts: int = 0
     last_drift: str = ""
+    fought_at: float = 0.0
+    """When it was last heard that somebody undoes again and again what is healed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import ipaddress
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from garden_plugin.cell import requests
 from garden_plugin.cell.attach import Namespaces
 from garden_plugin.cell.converger import Applied, Converger, Wanted
 from garden_plugin.cell.door import Answer, Door, Request
+from garden_plugin.cell.drifts import Drifts, Report
 from garden_plugin.cell.records import Record
 from garden_plugin.cell.roster import Log, Roster
 from garden_plugin.cell.spool import Tombstones
@@ -42,6 +44,8 @@ from garden_plugin.settings import AgentConfig
 
 SPOOL_SECONDS = 2.0
 """Between looks for `down`s that were left; every `up` looks as well."""
+UNTOLD = 20
+"""Reports of drift that are kept while the bridge is away."""
 REPEAT_SECONDS = 5.0
 """Between repetitions of what the bridge did not acknowledge."""
 
@@ -80,6 +84,9 @@ class Agent:
         self._epoch = 0
         self._said_away = False
         self._drained = asyncio.Event()
+        self._drifts = Drifts()
+        self._untold: deque[Report] = deque(maxlen=UNTOLD)
+        """Drift that the bridge has not heard of, since it was away; the newest."""
         self._broken: list[BaseException] = []
         self._breaks = asyncio.Event()
         self.bridge = BridgeClient(config.bridge, self._hello, self)
@@ -146,6 +153,9 @@ class Agent:
         while True:
             await asyncio.sleep(SPOOL_SECONDS)
             await self._run_tombstones()
+            for what in self._roster.mend():
+                self._drifted(what)
+            self._report(self._drifts.due(time.monotonic()))
             if time.monotonic() >= repeat_at:
                 repeat_at = time.monotonic() + REPEAT_SECONDS
                 self._say_detached(tuple(self._roster.unacknowledged.handles))
@@ -350,6 +360,10 @@ class Agent:
         for handle in handles:
             self.bridge.send(wire.Detached(handle))
 
+    def _say_untold(self) -> None:
+        while self._untold and self.bridge.send(wire.Drifted(*self._untold[0])):
+            self._untold.popleft()
+
     # ---- what is wanted ---------------------------------------------------------------------------------------------
 
     def _wanted(self) -> Wanted:
@@ -360,9 +374,15 @@ class Agent:
             self.bridge.send(wire.Reached(applied.moment.revision))
 
     def _drifted(self, what: str) -> None:
-        self._log.warning("drift", what=what)
-        self.bridge.send(wire.Drifted(what))
+        self._report(self._drifts.heard(what, time.monotonic()))
         self.converger.poke()
+
+    def _report(self, report: Report | None) -> None:
+        if report is None:
+            return
+        self._log.warning("drift", what=report.what, times=report.times)
+        self._untold.append(report)
+        self._say_untold()
 
     # ---- news from the bridge ---------------------------------------------------------------------------------------
 
@@ -382,6 +402,7 @@ class Agent:
         self._said_away = False
         self._log.info("bridge connected", foundation=welcome.foundation, epoch=welcome.epoch)
         asyncio.get_running_loop().call_soon(self._say_detached, tuple(self._roster.unacknowledged.handles))
+        asyncio.get_running_loop().call_soon(self._say_untold)
 
     def spanned(self, span: wire.Span) -> None:
         self._network = wire.merge(self._network if self._fits else None, span)

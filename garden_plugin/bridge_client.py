@@ -111,10 +111,12 @@ class BridgeClient:
             self.away = f"the bridge is not ready: {answer.message}"
             await asyncio.sleep(RETRY_SECONDS)
 
-    def send(self, message: wire.FromAgent) -> None:
-        """Lost when the bridge is away; whoever needs more asks again."""
-        if self._writer is not None and self._welcomed.is_set():
-            self._writer.write(frames.frame(message))
+    def send(self, message: wire.FromAgent) -> bool:
+        """False: the bridge is away, and it is lost; whoever needs more asks again."""
+        if self._writer is None or not self._welcomed.is_set():
+            return False
+        self._writer.write(frames.frame(message))
+        return True
 
     async def _converse(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self._path, limit=1 << 20)

@@ -109,6 +109,8 @@ class Drifted(msgspec.Struct, frozen=True, tag="drifted"):
     """Somebody changed what is ours; it was healed."""
 
     what: str
+    count: int = 1
+    """More than one: it is done again and again, and these are told together."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):

@@ -5,6 +5,7 @@ descriptor from the networker ──mount --bind /proc/self/fd/N──> <state_d
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -26,6 +27,8 @@ class Namespaces:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
+        self._open: dict[Path, int] = {}
+        """The same namespaces by descriptor: a mount that somebody takes away can be made again."""
 
     def path(self, handle: str) -> Path:
         return self._directory / hash_of(handle)
@@ -44,6 +47,9 @@ class Namespaces:
             raise Unavailable("the container's process is in the cell's own network namespace")
         self.release(handle)
         path = self.path(handle)
+        self._mount(path, descriptor)
+
+    def _mount(self, path: Path, descriptor: int) -> None:
         path.touch(mode=0o600)
         source = f"/proc/self/fd/{descriptor}".encode()
         if _libc.mount(source, os.fsencode(path), b"none", _MS_BIND, None) != 0:
@@ -64,8 +70,27 @@ class Namespaces:
     def release(self, handle: str) -> None:
         """Idempotent. Lazy, so that a driver which still has it open does not hold up a `down`."""
         path = self.path(handle)
+        if (kept := self._open.pop(path, None)) is not None:
+            os.close(kept)
         _libc.umount2(os.fsencode(path), _MNT_DETACH)
         path.unlink(missing_ok=True)
+
+    def mend(self, handle: str) -> str:
+        """Mount it again where somebody took it away; what was found, in words, and nothing when all is well."""
+        path = self.path(handle)
+        if is_namespace(path):
+            if path not in self._open:
+                with contextlib.suppress(OSError):  # too many open files, or it is just going: then it is not kept
+                    self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return ""
+        kept = self._open.pop(path, None)
+        if kept is None:
+            return ""
+        try:
+            self._mount(path, kept)
+        finally:
+            os.close(kept)
+        return f"the mount of the network namespace of {handle} was taken away"
 
     def names(self) -> frozenset[str]:
         """File names (see `hash_of`) of everything that lies there, mounted or left over."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from egress.values import Refused, RefusedError, qualify
+from egress.values import Refused, RefusedError, Unavailable, qualify
 from garden_plugin.cell import ingress, uplink
 from garden_plugin.cell.attach import Namespaces
 from garden_plugin.cell.records import CellMemory, Record, Records
@@ -149,6 +149,20 @@ class Roster:
         self._standing.discard(handle)
         ingress.release(self._ports, handle, record.report.mapped_ports, now)
         self._remember(self._records.memory)
+
+    def mend(self) -> list[str]:
+        """Files and mounts of containers that are here: make again what somebody took away; what it was, in words."""
+        said = []
+        for handle in self._records.by_handle.keys() - self._leaving:
+            try:
+                said.append(self.namespaces.mend(handle))
+            except Unavailable as fault:
+                self._log.error("network namespace not kept", handle=handle, reason=str(fault))
+        try:
+            said += self._records.mend()
+        except OSError as fault:  # tried again
+            self._log.error("records not written", reason=str(fault))
+        return [each for each in said if each]
 
     def map_port(self, handle: str, wanted: MappedPort) -> MappedPort:
         """One more, of a container that is up."""

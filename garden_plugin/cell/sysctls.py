@@ -60,6 +60,11 @@ def _reverse_path_per_device(ours: Callable[[], Container[str]]) -> dict[str, st
     return devices | {"ipv4/conf/default/rp_filter": str(common), "ipv4/conf/all/rp_filter": "0"}
 
 
+def is_consequence(name: str) -> bool:
+    """Whether it is only written because another setting was changed."""
+    return name.endswith("/rp_filter") and name != "ipv4/conf/all/rp_filter"
+
+
 def ensure_workload_device(device: str, *, ipv6: bool, proxy_arp: bool) -> dict[str, str]:
     """The host end of a workload's link."""
     wanted = {

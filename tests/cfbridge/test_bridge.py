@@ -13,6 +13,7 @@ import pytest
 
 from cfbridge import bridge as bridge_module
 from cfbridge.bridge import Bridge
+from cfbridge.cells import FOUGHT_SECONDS
 from cfbridge.holdings import Holdings
 from cfbridge.inventory import FoundationState, HeldBack, Look, Org
 from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
@@ -298,3 +299,19 @@ async def test_an_intent_file_that_cannot_be_seen_is_an_alarm_and_no_end(
         assert not watching.done()
     finally:
         watching.cancel()
+
+
+async def test_a_cell_that_somebody_meddles_with_again_and_again_is_an_alarm_until_it_is_quiet(
+    tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = Bridge(config(tmp_path, ""), store, holdings)
+    what = "1 rule was added to chain forward"
+    fought = CellState("cell-1", "cf", connected=True, drifts=40, last_drift=what, fought_at=time.time())
+    bridge.cells.states = {"cell-1": fought}
+    (alarm,) = (alarm for alarm in bridge.alarms if alarm.code == "CELL_MEDDLED")
+    assert alarm.severity == "degraded"
+    assert "40 times" in alarm.message
+    assert what in alarm.message
+    later = time.time() + FOUGHT_SECONDS + 1
+    monkeypatch.setattr(bridge_module.time, "time", lambda: later)
+    assert "CELL_MEDDLED" not in {alarm.code for alarm in bridge.alarms}

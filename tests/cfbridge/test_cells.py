@@ -564,3 +564,17 @@ async def test_of_two_cells_that_come_at_once_one_is_served(bench: Bench):
     gate.set()
     assert isinstance(await both[0].hear(), wire.Welcome)
     assert [*bench.holdings.adopted] == ["cell-1"]
+
+
+async def test_what_drifted_on_a_cell_is_counted_and_outlives_its_connection(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    agent.say(wire.Drifted("route 10.240.0.10 was deleted"))
+    agent.say(wire.Drifted("1 rule was added to chain forward", 12))
+    agent.say(wire.Attach(1, port()))
+    await agent.hear()
+    again = await bench.agent()
+    await again.hear()
+    state = bench.cells.states["cell-1"]
+    assert (state.drifts, state.last_drift) == (13, "1 rule was added to chain forward")
+    assert state.fought_at > 0

@@ -45,6 +45,9 @@ class FakeNamespaces:
     def release(self, handle: str) -> None:
         self.held.pop(hash_of(handle), None)
 
+    def mend(self, handle: str) -> str:
+        return ""
+
     def names(self) -> frozenset[str]:
         return frozenset(self.held)
 

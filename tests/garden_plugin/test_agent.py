@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from egress.values import RefusedError
+from garden_plugin import agent as agent_module
 from garden_plugin import wire
+from garden_plugin.cell.drifts import AT_ONCE
+from garden_plugin.cell.spool import hash_of
 from garden_plugin.dataplane.cell import device_name
 from tests.garden_plugin.conftest import CHECK, Cell, app
 
@@ -431,6 +434,38 @@ async def test_drift_is_told_to_the_bridge(cell: Cell) -> None:
         await cell.bridge.hears(lambda b: b.of(wire.Reached))
         cell.dataplane.drifted("table inet cfbridge was flushed")
         await cell.bridge.hears(lambda b: b.of(wire.Drifted))
+
+
+async def test_drift_while_the_bridge_is_away_is_told_when_it_is_back(cell: Cell) -> None:
+    await cell.bridge.stop()
+    async with cell.agent():
+        cell.dataplane.drifted("rule of chain forward was added")
+        await cell.bridge.start()
+        await cell.bridge.hears(lambda b: b.of(wire.Drifted))
+    assert cell.bridge.of(wire.Drifted) == [wire.Drifted("rule of chain forward was added")]
+
+
+async def test_who_meddles_a_hundred_times_is_told_a_few_times(cell: Cell) -> None:
+    async with cell.agent():
+        await cell.bridge.hears(lambda b: b.of(wire.Reached))
+        for number in range(100):
+            cell.dataplane.drifted(f"touch {number}")
+        assert (await cell.up("one"))[0]
+    assert len(cell.bridge.of(wire.Drifted)) == AT_ONCE
+
+
+async def test_a_record_that_somebody_deletes_is_written_again_and_said(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "SPOOL_SECONDS", 0.05)
+    async with cell.agent():
+        assert (await cell.up("one"))[0]
+        path = Path(cell.config.state_dir, "ports", hash_of("one"))
+        written = path.read_bytes()
+        path.unlink()
+        await cell.bridge.hears(lambda b: b.of(wire.Drifted))
+        assert path.read_bytes() == written
+    assert "the record of one was deleted on disk" in cell.bridge.of(wire.Drifted)[0].what
 
 
 async def test_a_bug_that_ends_healing_ends_the_agent_loudly_and_leaves_the_network(cell: Cell) -> None:

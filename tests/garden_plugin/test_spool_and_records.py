@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from garden_plugin.cell.records import CellMemory, Record, Records
-from garden_plugin.cell.spool import Tombstones, Unacknowledged
+from garden_plugin.cell.spool import Tombstones, Unacknowledged, hash_of
 from garden_plugin.wire import MappedPort, PortReport
 
 HOSTILE = "../../etc/passwd\n\udc80 🦊" * 50
@@ -44,6 +44,26 @@ def test_a_damaged_record_is_set_aside_and_the_others_are_read(tmp_path: Path) -
     assert [*again.by_handle] == ["one"]
     assert [path.name for path in again.unreadable] == ["broken"]
     assert Records(tmp_path).unreadable == []
+
+
+def test_what_somebody_does_to_a_file_is_said_and_mended(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for handle in ("one", "two", "three"):
+        records.write(record(handle))
+    records.remember(CellMemory("boot", "cf"))
+    assert records.mend() == []
+    (tmp_path / "ports" / hash_of("one")).unlink()
+    (tmp_path / "ports" / hash_of("two")).write_bytes(b"garbage")
+    (tmp_path / "cell").unlink()
+    assert records.mend() == [
+        "the record of one was deleted on disk",
+        "the record of two was changed on disk",
+        "what the cell remembers was deleted on disk",
+    ]
+    assert records.mend() == []
+    again = Records(tmp_path)
+    assert again.by_handle == records.by_handle
+    assert again.memory == records.memory
 
 
 def test_a_half_written_file_is_not_read(tmp_path: Path) -> None:

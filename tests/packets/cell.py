@@ -59,8 +59,9 @@ def at(*written: str) -> tuple[Selector, ...]:
 class Cell:
     """One cell with the linux dataplane, and the world it is told."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, state_dir: str = "") -> None:
         self.lab = lab
+        self._state_dir = state_dir
         self.world = World(rules=translate.baseline_rules(), container_pools=POOLS, asgs_known=frozenset({"cf"}))
         self.topology = Topology(pools=POOLS)
         self.local = LocalState("cell", CELL, (UPLINK,))
@@ -72,7 +73,7 @@ class Cell:
         self.dataplane = self._new()
 
     def _new(self) -> LinuxDataplane:
-        config = AgentConfig("cell", "", "", "", (UPLINK,), host_address=CELL)
+        config = AgentConfig("cell", "", self._state_dir, "", (UPLINK,), host_address=CELL)
         made = LinuxDataplane(config, self._descriptor)
         made.drifted = self.drifts.append
         return made
@@ -82,6 +83,13 @@ class Cell:
         await self.dataplane.close()
         self.dataplane = self._new()
         await self.dataplane.open()
+
+    async def reopen(self) -> None:
+        """After a close: another dataplane comes, and is told what the first one was told."""
+        assert self._held is not None
+        self.dataplane = self._new()
+        await self.dataplane.open()
+        await self.dataplane.converge(self._held, self.local)
 
     async def close(self) -> None:
         await self.dataplane.close()

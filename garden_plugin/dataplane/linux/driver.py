@@ -73,6 +73,7 @@ class LinuxDataplane:
         """What the last change left, also when it is not believed any more; None when a change ended half-way."""
         self._drift: deque[str] = deque()
         """What somebody changed, and nobody was told yet. The worker adds, the loop takes."""
+        self._pace = Pace()
         self._looked = False
         self._judged: Ruleset | None = None
         """What every live connection was last judged by; None after a start, when the kernel is believed."""
@@ -225,14 +226,17 @@ class LinuxDataplane:
         left = self._left
         table = self._table.observe(wanted if left is None else left)
         found = links.observe(self._netlink)
-        self._drift.extend(self._table.harm)
-        if not self._looked and self._table.remembers:
-            self._drift.extend(self._missed(found))
-        self._looked = True
+        harm = [*self._table.harm]
         if left is not None:
             before = {k: item for k, item in left.items() if table is not None or not isinstance(item, _OF_FIREWALL)}
             seen = {key: item for key, item in {**(table or {}), **found}.items() if key not in self.refused}
-            self._drift.extend(drift.sentences(before, seen))
+            harm += drift.sentences(before, seen)
+        elif not self._looked and self._table.remembers:
+            harm += self._missed(found)
+        self._looked = True
+        self._drift.extend(harm)
+        if harm:  # whom it let in has a mark like anybody else
+            self._unjudged = True
         self._believed = {**(table or {}), **found}
         if table is None:
             self._make_anew(wanted)
@@ -254,7 +258,7 @@ class LinuxDataplane:
     def _apply(self, todo: Plan, wanted: dict[Key, Item], ruleset: Ruleset | None) -> None:
         ours = [change for change in todo.changes if _of_firewall(change)]
         self._table.fill(ours)
-        if ruleset is not None and (ours or self._judged is not ruleset):
+        if ruleset is not None and (ours or self._unjudged or self._judged is not ruleset):
             self._rejudge(ruleset, ours)
         refused = dict(links.apply(self._netlink, (change for change in todo.changes if not _of_firewall(change))))
         self._conntrack.forget(_addresses_gone(todo.changes))
@@ -347,7 +351,6 @@ class LinuxDataplane:
             asyncio.get_running_loop().remove_reader(watch.fileno())
 
     async def _heal_when_touched(self) -> None:
-        pace = Pace()
         while True:
             await self._foreign.wait()
             self._foreign.clear()
@@ -355,7 +358,7 @@ class LinuxDataplane:
             await asyncio.sleep(_SETTLE_SECONDS)
             try:
                 if await self._run(self._touched) and await self._look():
-                    await asyncio.sleep(pace.healed(time.monotonic()))
+                    await asyncio.sleep(self._pace.healed(time.monotonic()))
             except Unavailable:
                 await asyncio.sleep(_RETRY_SECONDS)
                 self._foreign.set()
@@ -417,7 +420,7 @@ class LinuxDataplane:
             return frozenset(name for name, link in links if plug.is_ours(link) or plug.vm_mark(name) in link.names)
 
         changed = self._netlink.inside(partial(sysctls.ensure_forwarding, ours))
-        return [drift.setting(name, value) for name, value in changed.items()]
+        return [drift.setting(name, value) for name, value in changed.items() if not sysctls.is_consequence(name)]
 
     def _tell(self) -> bool:
         if not self._drift:

@@ -281,8 +281,9 @@ def _wrong(link: Link, mtu: int, ipv6: bool) -> Iterator[str]:
         yield f"its MTU is {link.mtu}"
     if not found.forwarding or (ipv6 and not found.forwarding6):
         yield "forwarding is off"
-    if found.rp_filter or found.proxy_arp or found.send_redirects or found.accept_ra:
-        yield "its kernel settings are others"
+    for name in ("rp_filter", "proxy_arp", "send_redirects", "accept_ra"):
+        if value := getattr(found, name):
+            yield f"{name} is {int(value)}"
     if ipv6 and not found.ipv6:
         yield "IPv6 is off"
 
