@@ -8,6 +8,7 @@ Nothing of SQLAlchemy or of a driver leaves this file: a fault is `Unavailable`,
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -225,6 +226,7 @@ def _engine(url: str) -> AsyncEngine:
     engine = create_async_engine(parsed, hide_parameters=True, connect_args={"timeout": 5})
     sa.event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     sa.event.listen(engine.sync_engine, "begin", _begin_immediate)
+    sa.event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -247,6 +249,23 @@ def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None
 def _begin_immediate(connection: sa.Connection) -> None:
     """Writers queue at the start: a read that later wants to write can't be refused for what came between."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+_rollbacks: set[asyncio.Task[None]] = set()
+"""Under way; the event loop itself keeps no task from the garbage collector."""
+
+
+def _roll_back(connection: DBAPIConnection, _: ConnectionPoolEntry, __: BaseException | None) -> None:
+    """Before a connection that was given up amid a statement is closed: SQLite keeps the lock of a closed one until the
+    garbage collector comes by its statement, and until then nobody writes."""
+
+    async def roll_back() -> None:
+        with contextlib.suppress(sqlite3.Error, ValueError):  # what can't be rolled back is closed all the same
+            await connection.driver_connection.rollback()
+
+    task = asyncio.get_running_loop().create_task(roll_back())
+    _rollbacks.add(task)
+    task.add_done_callback(_rollbacks.discard)
 
 
 async def _migrate(engine: AsyncEngine) -> None:

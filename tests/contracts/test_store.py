@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,6 +25,9 @@ NETWORK = OrgNetwork(ACME, "10.240.0.0/24", "overlay")
 LEASE = Lease("10.240.0.3", "cf:a", ACME, "cell-1")
 SNAT = SnatAddress(ACME, "203.0.113.1", "snat")
 RESTING = Lease("10.240.0.3", "cf:a", ACME, "cell-1", 1_700_000_000.123456)
+
+MOMENTS = 90
+"""Turns of the event loop; a commit takes about as many."""
 
 OpenStore = Callable[[], Awaitable[Store]]
 
@@ -193,6 +197,25 @@ async def test_a_broken_connection_is_made_anew(postgres: str, store: Store, sto
         await store.close()
     await store.commit(Changes(leases=((None, LEASE),)))
     assert (await store.load()).holding.leases == (LEASE,)
+
+
+async def test_a_write_given_up_in_any_moment_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    """SQLite alone: what is left on a server, the server ends."""
+    url = f"sqlite:///{tmp_path}/state.db"
+    gc.disable()  # what only the collector would end must not be needed
+    try:
+        for turns in range(MOMENTS):
+            store = await Store.open(url)
+            await store.lead()
+            leases = tuple((None, Lease(f"10.{turns}.0.{n}", f"cf:{turns}-{n}", ACME, "cell-1")) for n in range(8))
+            writing = asyncio.ensure_future(store.commit(Changes(leases=leases), {f"policy:{turns}": turns + 1}))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            await store.close()
+    finally:
+        gc.enable()
 
 
 async def test_a_full_disk_is_unavailable_and_what_was_there_stays(tmp_path: Path) -> None:
