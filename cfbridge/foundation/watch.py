@@ -23,10 +23,10 @@ from typing import Any
 
 import structlog
 
-from cfbridge.foundation import asking, beliefs, guard, hints, read
+from cfbridge.foundation import asking, hints, read
 from cfbridge.foundation.beliefs import Answer
 from cfbridge.foundation.client import CloudController, PolicyServer
-from cfbridge.foundation.guard import Belief, Limits
+from cfbridge.foundation.knowing import Known
 from cfbridge.inventory import FoundationState, HeldBack, Look
 from cfbridge.settings import FoundationConfig
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable, qualify, unqualify
@@ -103,13 +103,9 @@ class FoundationWatch:
         self._controller = controller or CloudController(config)
         self._policy_server = policy_server or PolicyServer(config.policy_server)
         self._clock = clock
-        known = remembered or FoundationState(config.name)
-        self._state = replace(known, looks={**dict.fromkeys(_ALL, Look()), **known.looks})
-        self._looks: dict[str, Look] = dict(self._state.looks)
-        self._beliefs = dict(beliefs.remembered(self._state, clock()))
-        self._gone_apps: dict[QualifiedId, float] = {}
-        """When they went; of the last window."""
-        self._refused: dict[str, Mapping[str, Refused]] = {kind: {} for kind in _ALL}
+        state = remembered or FoundationState(config.name)
+        self._looks: dict[str, Look] = {**dict.fromkeys(_ALL, Look()), **state.looks}
+        self._known = Known(config, replace(state, looks=dict(self._looks)), clock, self._look_again)
         self._swept = {kind.name: _Swept() for kind in _KINDS}
         self._pictures = _Pictures()
         self._space_is_new = asyncio.Event()
@@ -119,27 +115,13 @@ class FoundationWatch:
     @property
     def state(self) -> FoundationState:
         """What is known, with the looks of this moment. (A look that confirms what is known is not published.)"""
-        return replace(self._state, looks=dict(self._looks))
+        return replace(self._known.state, looks=dict(self._looks))
 
     def decide(self, kind: str, apply: bool) -> HeldBack | None:
-        """A person says what becomes of all that is held of a kind: the answer is believed now, or not at all. Answers
-        what was held; None: nothing."""
-        held = next((each for each in self._state.held if each.kind == kind), None)
-        if held is None:
-            return None
-        log.warning(
-            "withdrawal applied" if apply else "withdrawal discarded",
-            foundation=self._config.name,
-            kind=kind,
-            count=len(held.objects),
-        )
-        belief = self._beliefs[kind]
-        if apply:
-            self._believe(kind, guard.apply(belief))
-            self._report(self._with_held(beliefs.applied(self._state, kind, self._beliefs[kind])))
-        else:
-            self._believe(kind, guard.discard(belief))
-            self._report(self._with_held(self._state))
+        """A person says what becomes of what is held of a kind. Answers what was held; None: nothing."""
+        held = self._known.decide(kind, apply)
+        if held is not None:
+            self._report()
         return held
 
     async def run(self) -> None:
@@ -187,9 +169,8 @@ class FoundationWatch:
 
     def _settling(self) -> float:
         """Until ASGs are to be looked at again: what is withdrawn goes when it has settled, not some seconds later."""
-        limits, now = self._limits("asgs"), self._clock()
-        ends = [guard.until(each, limits) - now for each in self._beliefs["asgs"].missing.values() if not each.held]
-        return max(0.0, min([self._config.asg_seconds, *ends]))
+        end, pause = self._known.next_end("asgs"), self._config.asg_seconds
+        return pause if end is None else max(0.0, min(pause, end - self._clock()))
 
     async def _rely_on_memory(self) -> None:
         """Servers that hang let no look fail for a while. What an earlier bridge left is in force by then."""
@@ -223,29 +204,32 @@ class FoundationWatch:
         except (Unavailable, RefusedError) as error:
             self._failed(kind, str(error))
             return False
-        state = self._state if seen is None else self._with(seen)
-        if kind == "spaces" and (before.complete_at is None or state.spaces.keys() != self._state.spaces.keys()):
+        known = self._known.state
+        if seen is not None:
+            self._known.take(seen.answer, seen.refused)
+        differs = self._known.state is not known
+        if kind == "spaces" and (before.complete_at is None or self._known.state.spaces.keys() != known.spaces.keys()):
             self._space_is_new.set()
         if seen is not None and seen.problem:
-            if state is not self._state:
-                self._report(state)
-            self._failed(kind, seen.problem)
+            self._failed(kind, seen.problem, differs)
             return False
         self._looks[kind] = Look(self._clock())
-        if before.complete_at is None or before.remembered or before.stale_since is not None:
-            log.info("look complete", foundation=self._config.name, kind=kind, count=len(getattr(state, kind)))
-            self._report(state)
-        elif state is not self._state:
-            self._report(state)
+        begins = before.complete_at is None or before.remembered or before.stale_since is not None
+        if begins:
+            count = len(getattr(self._known.state, kind))
+            log.info("look complete", foundation=self._config.name, kind=kind, count=count)
+        if begins or differs:
+            self._report()
         return True
 
-    def _failed(self, kind: str, error: str) -> None:
+    def _failed(self, kind: str, error: str, differs: bool = False) -> None:
         before = self._looks[kind]
         since = before.stale_since if before.stale_since is not None else self._clock()
         self._looks[kind] = Look(before.complete_at, since, error, before.remembered)
         if before.stale_since is None:
             log.warning("look failed", foundation=self._config.name, kind=kind, error=error)
-            self._report(self._state)
+        if before.stale_since is None or differs:
+            self._report()
 
     async def _policies(self, whole: bool) -> _Seen | None:
         pictures, before = self._pictures, self._pictures.policies_read
@@ -255,9 +239,7 @@ class FoundationWatch:
             return None
         read_now = read.policies(self._config.name, await self._policy_server.policies(), pictures.policies)
         pictures.policies_read, pictures.policies = hints.read(before, number, self._clock()), read_now
-        absent = self._state.policies - read_now.policies if read_now.policies is not self._state.policies else ()
-        apps = self._gone_apps
-        gone = frozenset(policy for policy in absent if policy.source in apps or policy.destination in apps)
+        gone = self._known.gone_with_their_apps(read_now.policies)
         answer = Answer("policies", read_now.policies, gone=gone)
         return _Seen(answer, {refused.message: refused for refused in read_now.refused})
 
@@ -274,7 +256,7 @@ class FoundationWatch:
 
     def _some(self, kind: _Kind, rows: read.Rows[Any], gone: frozenset[Any] = frozenset(), problem: str = "") -> _Seen:
         well = {unqualify(key)[1] for key in rows.found}
-        still_refused = {guid: refused for guid, refused in self._refused[kind.name].items() if guid not in well}
+        still_refused = {guid: refused for guid, refused in self._known.refused(kind.name).items() if guid not in well}
         return _Seen(Answer(kind.name, rows.found, False, gone), {**still_refused, **rows.refused}, problem)
 
     async def _sweep(self, kind: _Kind, swept: _Swept) -> _Seen:
@@ -294,21 +276,15 @@ class FoundationWatch:
         def guids() -> list[str]:
             return [guid for guid in (unqualify(key)[1] for key in sorted(absent)) if guid not in rows.refused]
 
-        found = frozenset(rows.found)
-        belief = self._beliefs.get(kind.name, Belief(frozenset(getattr(self._state, kind.name))))
-        absent = guard.suspects(belief, found)
+        absent = self._known.absent(kind.name, frozenset(rows.found))
         gone: frozenset[QualifiedId] = frozenset()
-        if self._is_much(kind.name, absent):
+        if self._known.is_much(kind.name, absent):
             alone, some_are_there = await asking.each(self._controller, kind.path, guids())
             gone = frozenset(qualify(self._config.name, guid) for guid in alone)
             absent -= gone
-            if some_are_there or self._is_much(kind.name, absent):
+            if some_are_there or self._known.is_much(kind.name, absent):
                 return gone, some_are_there
         return gone, await asking.some_are_there(self._controller, kind.path, guids())
-
-    def _is_much(self, kind: str, absent: frozenset[QualifiedId]) -> bool:
-        limits = self._limits(kind)
-        return kind in self._beliefs and guard.is_much(self._beliefs[kind], absent, self._clock(), limits)
 
     async def _asgs(self, whole: bool) -> _Seen | None:
         pictures, before = self._pictures, self._pictures.asgs_read
@@ -317,9 +293,9 @@ class FoundationWatch:
             return _Seen(Answer("asgs", rows.found), rows.refused)
         if self._looks["spaces"].complete_at is None:
             raise Unavailable("the spaces are not known yet, and the policy server lists security groups by space")
-        spaces = frozenset(self._state.spaces)
+        spaces = frozenset(self._known.state.spaces)
         number = await self._policy_server.security_groups_last_updated()
-        changed = hints.is_new(before, number) or spaces != pictures.asgs_for or self._beliefs["asgs"].missing
+        changed = hints.is_new(before, number) or spaces != pictures.asgs_for or self._known.missing("asgs")
         if not (whole or changed or self._is_due("asgs", before.at, before)):
             return None
         pages = await self._policy_server.security_groups(sorted(unqualify(space)[1] for space in spaces))
@@ -329,70 +305,22 @@ class FoundationWatch:
 
     # What was seen ---------------------------------------------------------------------------------------------------
 
-    def _with(self, seen: _Seen) -> FoundationState:
-        """The state with this content, as far as it is believed; the very same state where nothing differs."""
-        kind = seen.answer.kind
-        belief: Belief[Any] = Belief()
-        if kind in self._beliefs:
-            belief = beliefs.weigh(self._beliefs[kind], seen.answer, self._clock(), self._limits(kind))
-            self._believe(kind, belief)
-        state = self._with_held(beliefs.take(self._state, seen.answer, belief))
-        if seen.refused == self._refused[kind]:
-            return state
-        self._refused[kind] = seen.refused
-        said = log.warning if seen.refused else log.info
-        said("objects left out", foundation=self._config.name, kind=kind, count=len(seen.refused))
-        quarantined = tuple(self._refused[name][key] for name in _ALL for key in sorted(self._refused[name]))
-        return replace(state, quarantined=quarantined)
+    def _report(self) -> None:
+        self._known.state = self.state
+        self._publish(self._known.state)
 
-    def _believe(self, kind: str, belief: Belief[Any]) -> None:
-        """From now on. When more is held than before, everything is looked at whole at once: what is gone with it, and
-        what is there again."""
-        before, self._beliefs[kind] = self._beliefs[kind], belief
-        if kind == "apps":
-            self._apps_went(before.confirmed - belief.confirmed, belief.confirmed)
-        if belief.held - before.held:
-            counts = {"count": len(belief.held), "known": len(belief.confirmed)}
-            log.warning("withdrawal held", foundation=self._config.name, kind=kind, **counts)
-            for swept in self._swept.values():
-                swept.at = None
-            self._hurry.set()
-        elif before.held and not belief.held:
-            withdrawn = len(before.held - belief.confirmed)
-            log.info("nothing is held any more", foundation=self._config.name, kind=kind, withdrawn=withdrawn)
-
-    def _apps_went(self, went: frozenset[QualifiedId], there: frozenset[QualifiedId]) -> None:
-        """Their policies go with them, also those that are held."""
-        oldest = self._clock() - self._config.withdrawals.window_seconds
-        kept = {app: at for app, at in self._gone_apps.items() if at > oldest and app not in there}
-        self._gone_apps = kept | dict.fromkeys(went, self._clock())
-        if went and self._beliefs["policies"].missing:
-            self._pictures.policies_read = replace(self._pictures.policies_read, at=None)
-
-    def _with_held(self, state: FoundationState) -> FoundationState:
-        held = beliefs.held_back(self._beliefs, self._limits(""))
-        return state if held == state.held else replace(state, held=held)
-
-    def _limits(self, kind: str) -> Limits:
-        said = self._config.withdrawals
-        return Limits(
-            share=said.share,
-            count=said.count,
-            window_seconds=said.window_seconds,
-            hold_seconds=said.hold_seconds,
-            hold_looks=said.hold_looks,
-            settle_seconds=self._config.asg_settle_seconds if kind == "asgs" else 0.0,
-        )
-
-    def _report(self, state: FoundationState) -> None:
-        self._state = replace(state, looks=dict(self._looks))
-        self._publish(self._state)
+    def _look_again(self) -> None:
+        """At everything, whole, at once."""
+        for swept in self._swept.values():
+            swept.at = None
+        self._pictures.policies_read = replace(self._pictures.policies_read, at=None)
+        self._hurry.set()
 
     def _is_due(self, kind: str, at: float | None, hint: hints.Read | None = None) -> bool:
         """Whether a list is to be read whole, although nothing says that it changed."""
         now, sweep, said = self._clock(), self._config.sweep_seconds, self._config.withdrawals
         often = min(sweep, said.hold_seconds / (2 * said.hold_looks))
-        in_doubt = bool(self._state.held) or (hint is not None and hints.is_doubtful(hint, now, sweep))
+        in_doubt = bool(self._known.state.held) or (hint is not None and hints.is_doubtful(hint, now, sweep))
         return self._looks[kind].stale_since is not None or hints.is_due(at, now, often if in_doubt else sweep)
 
 
