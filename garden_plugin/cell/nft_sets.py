@@ -108,6 +108,13 @@ def spell(shape: Shape, key: bytes, data: bytes | None) -> str:
     return f"{spell_key(shape, key)} : {meant}"
 
 
+def delete_text(name: str, shape: Shape, elements: Elements) -> Iterator[str]:
+    """nft commands that delete the elements, a thousand at a time."""
+    spelled = [spell_key(shape, key) for key in elements]
+    for start in range(0, len(spelled), 1000):
+        yield f"delete element {TABLE} {name} {{ {', '.join(spelled[start : start + 1000])} }}"
+
+
 def add_text(name: str, shape: Shape, elements: Elements) -> Iterator[str]:
     """nft commands that add the elements, a thousand at a time."""
     spelled = [spell(shape, key, data) for key, data in elements.items()]

@@ -106,7 +106,10 @@ def rendered() -> dict[str, str]:
     vms = firewall.vms_here(network.topology.ports, local())
     walls: Mapping[Key, Item] = {**Firewall().render(network, local()), **arp.render(name for name, _ in vms)}
     ways = sorted(links.render(network.topology, local()).values(), key=lambda item: (item.rank, item.key))
-    return {"small.nft": table.script(walls.values()), "small.ip": "".join(f"{item}\n" for item in ways)}
+    return {
+        "small.nft": table.closed(walls.values()) + table.opened(walls.values()),
+        "small.ip": "".join(f"{item}\n" for item in ways),
+    }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """How does the firewall get into the kernel, and what of it is there?
 
-replace (table missing, or of another version): frame, sets, chains, elements in one `nft` transaction
-fill     1. static sets: additions, and removals but from `live` (netlink)    2. sets and chains of rules (one `nft`
-         transaction where a chain changes; else netlink)    3. jumps to profiles, what is not needed any more
+replace (table missing, or of another version): frame, sets, elements in one `nft` transaction, closed; then the rules
+fill     1. static sets: additions, and removals but from `live` (netlink); new sets of rules    2. sets and chains of
+         rules (one `nft` transaction where a chain changes; else netlink)    3. jumps to profiles, what is not needed
 retire   after live connections were re-stamped: dead ids leave `live`
 """
 
@@ -17,7 +17,7 @@ from egress.values import Unavailable
 from garden_plugin.cell import nft
 from garden_plugin.cell.nft import Nft, Operation, Rejected
 from garden_plugin.cell.nft_answers import ChainSeen, RuleSeen
-from garden_plugin.cell.nft_sets import TABLE, Elements, Shape, add_text
+from garden_plugin.cell.nft_sets import TABLE, Elements, Shape, add_text, delete_text
 from garden_plugin.dataplane import owner
 from garden_plugin.dataplane.base import Change, Item, Key
 from garden_plugin.dataplane.grown import touched
@@ -31,6 +31,8 @@ from policy_sync.model import Action
 T = TypeVar("T")
 Inside = Callable[[Callable[[], T]], T]
 
+_FIRST = "tier0"
+_CLOSED = f'add rule {TABLE} {_FIRST} drop comment "being made"'
 _FOREIGN = Line(Action.PASS, -1)
 """A chain that holds this is not what we wrote: nobody wants it as it is."""
 
@@ -139,10 +141,14 @@ class Table:
     # --- what to do ---------------------------------------------------------------------------------------------------
 
     def replace(self, wanted: Iterable[Item]) -> None:
-        """Everything anew, in one transaction. Conntrack is not touched; counters begin again."""
+        """Everything anew. Conntrack is not touched; counters begin again.
+
+        In two transactions, closed between them: the kernel shows the elements of a fresh interval set only a moment
+        after it shows the rules that came with it, and a packet that is in no set yet meets the wrong rule."""
         todo = list(wanted)
         self._written.begin()
-        self._run(script(todo))
+        self._run(closed(todo))
+        self._run(opened(todo))
         items = {item.name: item for item in todo if isinstance(item, ChainItem)}
         found = self.nft.chains().items()
         as_written = {name: seen for name, seen in found if _as_written(name, items.get(name), seen)}
@@ -152,6 +158,7 @@ class Table:
     def fill(self, changes: Iterable[Change]) -> None:
         """All but removals from `live`."""
         first: list[Operation] = []
+        fresh: list[str] = []
         script: list[str] = []
         last: list[Operation] = []
         todo = list(changes)
@@ -167,7 +174,9 @@ class Table:
                     if after.name == "live":
                         gone = {}
                     (last if after.shape.verdict else first).extend(_operations(after.name, after.shape, gone, new))
-                elif chained or held is None:
+                elif held is None:
+                    fresh.append(str(after))
+                elif chained:
                     script.extend(_set_text(held, after))
                 else:
                     first.extend(_operations(after.name, after.shape, *delta(held, after)))
@@ -180,6 +189,8 @@ class Table:
             elif isinstance(before, SetItem):
                 doomed_sets.append(nft.delete_set(before.name))
         self.nft.commit(first)
+        if fresh:  # a transaction before: see `replace`
+            self._run("\n".join(fresh) + "\n")
         chains = {change.key[1]: change.after for change in todo if change.key[0] == "chain"}
         if chains:
             self._written.begin()
@@ -202,18 +213,27 @@ class Table:
                 self.nft.commit(nft.delete_elements("live", change.after.shape, gone))
 
 
-def script(wanted: Iterable[Item]) -> str:
-    """nft commands that put all of it in the place of whatever tables of ours are there."""
+def closed(wanted: Iterable[Item]) -> str:
+    """nft commands that put frame and sets in the place of whatever tables of ours are there. Nothing new is admitted."""
     todo = list(wanted)
     items = sorted((item for item in todo if isinstance(item, SetItem | ChainItem)), key=lambda item: item.rank)
-    parts = [skeleton.script(), arp.script(next((item for item in todo if isinstance(item, ArpItem)), None))]
+    parts = [skeleton.script(), arp.script(next((item for item in todo if isinstance(item, ArpItem)), None)), _CLOSED]
     for item in items:
         if isinstance(item, ChainItem):
-            parts.append(_chain_text(item))
+            parts.append(f"add chain {TABLE} {item.name}")
         elif item.name in SETS:
             parts.extend(add_text(item.name, item.shape, item.elements))
         else:
             parts.append(str(item))
+    return "\n".join(parts) + "\n"
+
+
+def opened(wanted: Iterable[Item]) -> str:
+    """nft commands that put the rules into what `closed` made, and end its being closed."""
+    chains = {item.name: item for item in wanted if isinstance(item, ChainItem)}
+    parts = [_chain_text(item) for item in chains.values()]
+    if _FIRST not in chains:
+        parts.append(f"flush chain {TABLE} {_FIRST}")
     return "\n".join(parts) + "\n"
 
 
@@ -246,8 +266,9 @@ def _set_text(before: SetItem | None, after: SetItem) -> Iterator[str]:
     if before is None:
         yield str(after)
         return
-    yield f"flush set {TABLE} {after.name}"
-    yield from add_text(after.name, after.shape, after.elements)
+    gone, new = delta(before, after)  # never flushed: what stays must not be away for a moment
+    yield from delete_text(after.name, after.shape, gone)
+    yield from add_text(after.name, after.shape, new)
 
 
 def _chain_text(item: ChainItem) -> str:
