@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 import pytest
+from pydantic_core import to_jsonable_python
 
 from cfbridge import cli
 from cfbridge.api.views import Alarm
+from cfbridge.client import AdminClient
 from cfbridge.commands import daemons, tables
 from cfbridge.config import load_agent, read_bridge
 from tests.cfbridge.api.serving import Running
@@ -88,6 +91,13 @@ def test_every_example_is_understood(words: tuple[str, ...]) -> None:
     assert command.make_context(words[-1], rest + needed, resilient_parsing=isinstance(command, click.Group))
 
 
+LISTS = [
+    *(((kind, "list"), f"{kind}s") for kind in ("foundation", "cell", "org", "pool", "asg", "workload", "rule", "vm")),
+    (("policy", "list"), "policies"),
+    (("group", "list"), "groups"),
+]
+
+
 @pytest.mark.parametrize(
     "kind", ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group"]
 )
@@ -98,6 +108,24 @@ def test_every_list_is_a_table_for_people_and_json_for_programs(
     lines = capsys.readouterr().out.splitlines()
     assert cli.run([kind, "list", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(lines) - 1 > 0
+
+
+@pytest.mark.parametrize(("words", "resource"), LISTS)
+def test_the_command_line_says_what_the_api_says(
+    bridge: Running, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], resource: str
+) -> None:
+    """hubble-ui#1125: the one saw drops that the other did not."""
+
+    async def rows() -> list[dict[str, object]]:
+        async with AdminClient.local(bridge.socket) as client:
+            return [asdict(row) async for row in client.list(resource)]
+
+    assert cli.run([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == to_jsonable_python(asyncio.run(rows()))
+
+
+def test_every_list_there_is_is_compared_with_the_api() -> None:
+    assert {words for words in COMMANDS if words[-1] == "list"} == {words for words, _ in LISTS}
 
 
 def test_orgs_are_a_table_as_cf_prints_them(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:

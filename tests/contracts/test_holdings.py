@@ -241,6 +241,22 @@ async def test_sixty_thousand_rule_ids_are_one_commit(holdings: Holdings, open_s
     assert (await (await open_store()).load()).rule_ids == given
 
 
+@pytest.mark.parametrize("length", [63, 128, 250])
+async def test_names_that_begin_alike_are_two_names(open_store: OpenStore, clock: Clock, length: int) -> None:
+    """NSX cut tags at 20 and 40 characters, and a rule did not apply."""
+    names = ["x" * length + end for end in "12"]
+    async with bridge(await open_store(), clock) as before:
+        ids = await before.rule_ids(names)
+        first = [await before.lease(f"cf:{name}", OrgWish(QualifiedId(f"cf:{name}")), "cell-1") for name in names]
+        subnets = {network.org: network.prefix for network in before.held.org_networks}
+    assert len({*ids.values()}) == len({addresses(each) for each in first}) == len({*subnets.values()}) == 2
+    async with bridge(await open_store(), clock) as after:
+        assert await after.rule_ids(names) == ids
+        again = [await after.lease(f"cf:{name}", OrgWish(QualifiedId(f"cf:{name}")), "cell-1") for name in names]
+        assert again == first
+        assert {network.org: network.prefix for network in after.held.org_networks} == subnets
+
+
 async def test_a_bad_rule_key_is_refused_alone(holdings: Holdings) -> None:
     answers = await asyncio.gather(
         holdings.rule_ids(["x" * 5_000]),

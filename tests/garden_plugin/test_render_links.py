@@ -62,6 +62,14 @@ def test_a_container_that_is_only_in_the_span_is_not_made() -> None:
     assert commands(Topology(ports={"cf:x": elsewhere})) == commands(Topology())
 
 
+def test_a_thousand_containers_of_other_cells_cost_this_one_no_route_and_no_neighbour() -> None:
+    """cf-networking-release#54: the ARP cache overflowed above 250 cells."""
+    addresses = [f"10.240.{n // 200}.{n % 200 + 3}" for n in range(1000)]
+    far = {f"cf:{a}": Port(f"cf:{a}", PortKind.CONTAINER, f"cell-{a}", (a,), handle=a) for a in addresses}
+    here = container("a", "10.241.1.5")
+    assert commands(Topology(ports=far), here) == commands(Topology(), here)
+
+
 def test_a_vm_belongs_to_its_own_cell_alone() -> None:
     here = Port("vm:1", PortKind.VM, "cell-1", ("10.30.0.5",), device="tap-1")
     away = Port("vm:2", PortKind.VM, "cell-2", ("10.30.0.6",), device="tap-2")

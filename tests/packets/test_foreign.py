@@ -13,7 +13,7 @@ import pytest
 
 from cfbridge.simulator.lab import CELL, EXT, UPLINK
 from cfbridge.simulator.probe import Packet
-from tests.packets.test_meddling import A, B, C6, Scene, lab, played, scene
+from tests.packets.test_meddling import C6, A, B, Scene, lab, played, scene
 
 __all__ = ["lab", "played", "scene"]
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]

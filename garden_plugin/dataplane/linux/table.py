@@ -214,7 +214,7 @@ class Table:
 
 
 def closed(wanted: Iterable[Item]) -> str:
-    """nft commands that put frame and sets in the place of whatever tables of ours are there. Nothing new is admitted."""
+    """nft commands that put frame and sets in the place of whatever tables of ours are there, and admit nothing."""
     todo = list(wanted)
     items = sorted((item for item in todo if isinstance(item, SetItem | ChainItem)), key=lambda item: item.rank)
     parts = [skeleton.script(), arp.script(next((item for item in todo if isinstance(item, ArpItem)), None)), _CLOSED]
