@@ -274,7 +274,7 @@ async def test_a_link_in_somebodys_bridge_is_taken_out_of_it_and_the_bridge_stay
     assert await scene.arrived() == set()
 
 
-EMPTY = {"netin6", "netin_ok6", "hairpin6", "snat6", "snat_address6", "blocked4"}
+EMPTY = {"netin6", "netin_ok6", "hairpin6", "snat6", "snat_address6", "blocked4", "blocked6"}
 """Sets that hold nothing here."""
 ADDED = {
     "uplinks": '"theirs"',
@@ -283,8 +283,8 @@ ADDED = {
     "port_src6": f'"{device_name("c")}" . {A6}',
     "workload4": "10.240.9.9",
     "workload6": "2001:db8:f:9::9",
-    "pools4": "10.99.0.0/16",
-    "pools6": "2001:db8:9::/48",
+    "pools4": "10.99.0.0-10.99.255.255",
+    "pools6": "2001:db8:9::-2001:db8:9::ffff",
     "live": "0x77",
     "refused": "0x77",
     "logged": "0x77",
@@ -294,12 +294,12 @@ ADDED = {
     "netin_ok6": f"{B6} . 8080",
     "hairpin4": f"{C} . {B}",
     "hairpin6": f"{C6} . {B6}",
-    "snat4": "10.240.9.0/24 : 192.0.2.99",
-    "snat6": "2001:db8:f:9::/64 : 2001:db8::99",
+    "snat4": "10.240.9.0-10.240.9.255 : 192.0.2.99",
+    "snat6": "2001:db8:f:9::-2001:db8:f:9::ffff : 2001:db8::99",
     "snat_address4": "192.0.2.99",
     "snat_address6": "2001:db8::99",
     "blocked4": B,
-    "blocked6": "2001:db8:9::/64",
+    "blocked6": "2001:db8:9::-2001:db8:9::ffff",
     "asg4": "10.240.9.9 : jump tier4",
     "asg6": "2001:db8:f:9::9 : jump tier4",
 }

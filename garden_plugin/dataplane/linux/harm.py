@@ -45,7 +45,9 @@ def done(heard: Iterable[Heard], netlink: Netlink, believed: Mapping[Key, Item],
             case watch.NEWNEIGHBOUR | watch.DELNEIGHBOUR:
                 harmed = harmed or _of_neighbour(event, believed)
             case watch.NEWSETTINGS:
-                configured.add(answers.read_settings_device(event.body))
+                device = answers.read_settings_device(event.body)
+                configured.add(device)
+                harmed = harmed or device < 0  # of all devices, ours among them, and the kernel names none
             case watch.LOST:
                 harmed = True
     if harmed or not (touched or configured):

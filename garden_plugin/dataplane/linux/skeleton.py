@@ -84,14 +84,14 @@ ct direction reply counter drop comment "reply of a dead flow"
 ct state related counter drop comment "error about a dead flow"
 """,
     "hairpin": """
-ip saddr . ip daddr @hairpin4 masquerade
-ip6 saddr . ip6 daddr @hairpin6 masquerade
+ip saddr . ip daddr @hairpin4 masquerade fully-random
+ip6 saddr . ip6 daddr @hairpin6 masquerade fully-random
 """,
     "source_nat": """
 ip saddr @blocked4 counter drop comment "no way out for this source"
 ip6 saddr @blocked6 counter drop comment "no way out for this source"
-snat ip to ip saddr map @snat4
-snat ip6 to ip6 saddr map @snat6
+snat ip to ip saddr map @snat4 fully-random
+snat ip6 to ip6 saddr map @snat6 fully-random
 """,
     "watched": f"""
 meta mark @refused
@@ -199,6 +199,7 @@ ip6 daddr @workload6 goto sent
 """,
 }
 """Name → rules. `output` goes by address: to that hook a mapped port that the cell itself uses leaves by `lo`.
+`fully-random`: two connections that begin at once must not choose the same port, or the first packet of one is lost.
 `snat_address`: the cell holds what its orgs leave by, but none of its services is to be reached there."""
 
 
