@@ -18,7 +18,7 @@ from cfbridge.simulator.probe import Packet, Probe
 from egress.model import NetworkMode
 from garden_plugin.cell import netlink, sysctls
 from garden_plugin.dataplane.cell import device_name
-from garden_plugin.dataplane.linux.pace import Pace
+from garden_plugin.dataplane.linux.pace import FREE, Pace
 from garden_plugin.dataplane.linux.skeleton import SETS
 from policy_sync import translate
 from policy_sync.model import Action, Protocol, Tier
@@ -373,5 +373,16 @@ async def test_what_somebody_opened_while_no_agent_was_there_is_closed_by_the_ne
     await scene.arrived()
     assert not scene.c.flows("slipped in", timeout=0.3)
     scene.c.send([Packet(C, B, 17, 5000, tag=number) for number in range(1, 21)])
+    assert await scene.arrived() == set()
+    assert await scene.live()
+
+
+async def test_who_undoes_us_again_and_again_is_healed_at_a_bounded_rate_and_in_the_end(scene: Scene) -> None:
+    before = scene.there()
+    for _ in range(150):
+        await asyncio.to_thread(scene.does, "nft insert rule inet cfbridge tier0 counter")
+    fought = len(scene.cell.drifts)
+    await scene.healed(before)
+    assert 1 <= fought <= FREE + 5
     assert await scene.arrived() == set()
     assert await scene.live()
