@@ -28,7 +28,7 @@ class Namespaces:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._open: dict[Path, int] = {}
-        """The same namespaces by descriptor: a mount that somebody takes away can be made again."""
+        """The same namespaces by descriptor: a mount can't be taken away but lazily, and is made again then."""
 
     def path(self, handle: str) -> Path:
         return self._directory / hash_of(handle)

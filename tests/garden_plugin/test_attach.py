@@ -88,7 +88,7 @@ def test_what_is_no_network_namespace_is_refused(namespaces: Namespaces) -> None
 def test_a_mount_that_somebody_takes_away_is_made_again_and_said(namespaces: Namespaces, container: int) -> None:
     namespaces.hold("h", container)
     assert namespaces.mend("h") == ""
-    subprocess.run(["umount", str(namespaces.path("h"))], check=True, timeout=30)
+    subprocess.run(["umount", "--lazy", str(namespaces.path("h"))], check=True, timeout=30)
     assert not namespaces.holds("h")
     assert namespaces.mend("h") == "the mount of the network namespace of h was taken away"
     assert namespaces.is_held("h", container)

@@ -87,6 +87,7 @@ async def test_a_rule_that_was_replaced_while_agent_and_bridge_were_away_closes_
     await back(box, "bridge")
     await becomes("open", partial(tcp, box, client, server))
     assert await tcp(box, stranger, server) == "refused"
+    assert await asyncio.to_thread(box.probe(client).flows, "blind", timeout=20)
 
 
 async def _passes(box: Box, source: Instance, destination: Instance) -> bool:
@@ -100,7 +101,7 @@ async def test_records_and_mounts_that_somebody_takes_away_are_back_and_told(box
     written, inode = record.read_bytes(), mount.stat().st_ino
     await becomes(True, partial(_kept, box, inode))
     record.write_bytes(b"garbage")
-    await asyncio.to_thread(subprocess.run, ["umount", str(mount)], check=True, timeout=30)
+    await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(mount)], check=True, timeout=30)
 
     async def there() -> tuple[bytes, int]:
         return record.read_bytes(), mount.stat().st_ino

@@ -206,7 +206,7 @@ class LinuxDataplane:
         if self._believed is None:
             self._observe(fresh)
             if self._table.harm:  # what is in force is not what we were told, and nobody tells us what it should be
-                self._make_anew(fresh)
+                self._make_anew(fresh, closed=True)
                 left = None
         believed = left or self._believed or {}
         kept = {key: item for key, item in believed.items() if not _absent(item, local)}
@@ -239,14 +239,17 @@ class LinuxDataplane:
             self._unjudged = True
         self._believed = {**(table or {}), **found}
         if table is None:
-            self._make_anew(wanted)
+            self._make_anew(wanted, closed=self._last is None or (self._last[0] or self._network) is None)
 
-    def _make_anew(self, wanted: Mapping[Key, Item]) -> None:
-        """The whole table, in one transaction; the links stay."""
-        self._table.replace(wanted.values())
-        self._unjudged = True
+    def _make_anew(self, wanted: Mapping[Key, Item], *, closed: bool) -> None:
+        """The whole table; the links stay. `closed`: nobody told us yet who may talk to whom."""
         kept = {key: item for key, item in (self._believed or {}).items() if not isinstance(item, _OF_FIREWALL)}
-        self._believed = {key: item for key, item in wanted.items() if isinstance(item, _OF_FIREWALL)} | kept
+        if closed:
+            self._believed = self._table.close_all(wanted.values()) | kept
+        else:
+            self._table.replace(wanted.values())
+            self._believed = {key: item for key, item in wanted.items() if isinstance(item, _OF_FIREWALL)} | kept
+        self._unjudged = True
 
     def _missed(self, found: Mapping[Key, Item]) -> Iterator[str]:
         """What containers that stand should have had when we came, and had not. (Sets may differ by right.)"""

@@ -46,6 +46,9 @@ def shape_of(name: str) -> Shape | None:
     return None
 
 
+_SHUT = ChainItem(_FIRST, (_FOREIGN,))
+
+
 class _Absent:
     pass
 
@@ -67,7 +70,7 @@ class Table:
         self.own_ports = {opened.port}
         """Netlink ports by which notifications know us: our socket, and every `nft` that we started."""
         self._neighbours = Neighbours(opened)
-        self._written = Written(memory, boot)
+        self._written = Written(memory, f"{boot} {skeleton.SCHEMA}")
         self.harm: tuple[str, ...] = ()
         """What somebody did to table and chains, as `observe` found it last."""
 
@@ -146,14 +149,25 @@ class Table:
         In two transactions, closed between them: the kernel shows the elements of a fresh interval set only a moment
         after it shows the rules that came with it, and a packet that is in no set yet meets the wrong rule."""
         todo = list(wanted)
-        self._written.begin()
-        self._run(closed(todo))
+        self.close_all(todo)
         self._run(opened(todo))
         items = {item.name: item for item in todo if isinstance(item, ChainItem)}
         found = self.nft.chains().items()
         as_written = {name: seen for name, seen in found if _as_written(name, items.get(name), seen)}
         self._written.keep(as_written, gone=self._written.chains.keys() - as_written.keys())
         self._neighbours.written()
+
+    def close_all(self, wanted: Iterable[Item]) -> dict[Key, Item]:
+        """Everything anew without its rules: what is new is dropped in silence, so connections outlive it. Answers what
+        is there."""
+        todo = list(wanted)
+        self._written.begin()
+        self._run(closed(todo))
+        self._written.keep({}, gone=self._written.chains.keys())
+        self._neighbours.written()
+        empty = (ChainItem(item.name) for item in todo if isinstance(item, ChainItem))
+        made = [*(item for item in todo if isinstance(item, SetItem | ArpItem)), *empty, _SHUT]
+        return {item.key: item for item in made}
 
     def fill(self, changes: Iterable[Change]) -> None:
         """All but removals from `live`."""
