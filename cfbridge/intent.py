@@ -48,6 +48,8 @@ _RULE = (
 )
 _KINDS = ("container", "vm", "cell")
 _TIERS = {tier.name.lower(): tier for tier in Tier}
+_GUID = re.compile(r"([A-Za-z0-9._-]+:)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""As Cloud Foundry gives them; with several foundations behind the name of one. It stays when a name changes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -251,9 +253,11 @@ def _selector(node: Node, defined: _Defined, *, bare_groups: bool) -> Selector:
     if prefix == "org" and rest:
         return Selector(SelectorKind.ORG, rest)
     if prefix == "space":
-        if len(_steps(rest)) != 2:
-            node.refuse(f"{short(written)}: a space is written space:ORG/SPACE")
+        if len(_steps(rest)) != 2 and not _GUID.fullmatch(rest):
+            node.refuse(f"{short(written)}: a space is written space:ORG/SPACE, or space:GUID")
         return Selector(SelectorKind.SPACE, rest)
+    if prefix == "app" and _GUID.fullmatch(rest):
+        return Selector(SelectorKind.APP, rest)
     try:
         values.parse_range(written)
         return Selector(SelectorKind.RANGE, written)

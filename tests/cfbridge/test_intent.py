@@ -237,6 +237,20 @@ def test_a_guid_is_as_good_as_a_name() -> None:
     assert [member.value for member in group.members] == ["cf-prod:o1", "cf-prod:o2"]
 
 
+@pytest.mark.parametrize("foundation", ["", "cf-prod:"])
+def test_by_guid_an_app_or_a_space_stays_a_member_when_it_is_renamed(foundation: str) -> None:
+    space, app = "5a1b2c3d-0000-4000-8000-00000000000a", "5a1b2c3d-0000-4000-8000-00000000000b"
+    written = f"groups: {{held: ['app:{foundation}{app}', 'space:{foundation}{space}']}}"
+    for name in ("before", "after"):
+        state = replace(
+            STATE,
+            spaces={q(f"cf-prod:{space}"): Space(q(f"cf-prod:{space}"), name, q("cf-prod:o1"))},
+            apps={q(f"cf-prod:{app}"): App(q(f"cf-prod:{app}"), name, q(f"cf-prod:{space}"))},
+        )
+        (group,) = intent.resolve(intent.read(written), {"cf-prod": state}).groups
+        assert [member.value for member in group.members] == [f"cf-prod:{app}", f"cf-prod:{space}"]
+
+
 def test_a_renamed_org_leaves_its_name_without_an_id() -> None:
     renamed = replace(STATE, orgs={q("cf-prod:o1"): Org(q("cf-prod:o1"), "acme-2")})
     assert intent.resolve(intent.read(WHOLE), {"cf-prod": renamed}).tenants[0].org == ""

@@ -158,7 +158,7 @@ async def test_who_renames_his_app_and_space_stays_under_a_rule_that_names_them_
     await becomes("open", partial(tcp, box, held, sought))
     app = box.foundation.state.apps[box.app_guid("held")]
     space = box.foundation.state.spaces[app.space]
-    box.add_rules(QUARANTINE.format(app=f"{space.org}/{space.guid}/{app.guid}"))
+    box.add_rules(QUARANTINE.format(app=f"app:{app.guid}"))
     try:
         await becomes("refused", partial(tcp, box, held, sought))
         _rename(box, "held", "escaped")
@@ -194,3 +194,13 @@ async def _names(box: Box, instance: Instance) -> tuple[str, str]:
 async def _alarmed(box: Box, words: str) -> bool:
     said = (await status(box))[1]
     return all(word in said for word in words.split())
+
+
+async def test_of_two_changes_of_a_security_group_in_one_second_none_is_lost(box: Box) -> None:
+    """cloud_controller_ng#3479: their stamp was the same, and the second was never read."""
+    await box.push("acme", "hasty", "hasty")
+    hasty = box.instance("hasty")
+    for port in ("80", "443"):
+        await box.bind_asg("hasty", [{"protocol": "tcp", "destination": lab.EXT, "ports": port}], "acme/hasty")
+    await becomes("open", partial(tcp, box, hasty, lab.EXT, 443))
+    await becomes("refused", partial(tcp, box, hasty, lab.EXT, 80), 30)
