@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -21,24 +21,22 @@ from pathlib import Path
 from typing import TypeVar
 
 from egress.topology import Topology
-from egress.values import Refused, Unavailable, pack
+from egress.values import Refused, Unavailable
 from garden_plugin.cell import plug, sysctls
 from garden_plugin.cell.netlink import Netlink
 from garden_plugin.cell.netlink_watch import NetlinkWatch
 from garden_plugin.cell.nft_answers import Counted
-from garden_plugin.cell.nft_sets import device
 from garden_plugin.cell.nft_watch import Watch
 from garden_plugin.dataplane import plan
 from garden_plugin.dataplane.base import Change, Item, Key, LogicalNetwork, Plan
 from garden_plugin.dataplane.cell import LocalPort, LocalState
-from garden_plugin.dataplane.linux import arp, conntrack, drift, firewall, harm, links, revocation
+from garden_plugin.dataplane.linux import arp, conntrack, drift, firewall, harm, links, presence, revocation
 from garden_plugin.dataplane.linux.arp import ArpItem
 from garden_plugin.dataplane.linux.conntrack import Conntrack, Restamped, Suspects
-from garden_plugin.dataplane.linux.firewall import Firewall, port_elements
+from garden_plugin.dataplane.linux.firewall import Firewall
 from garden_plugin.dataplane.linux.items import ChainItem, SetItem
 from garden_plugin.dataplane.linux.pace import Pace
 from garden_plugin.dataplane.linux.revocation import Ranged
-from garden_plugin.dataplane.linux.skeleton import SETS
 from garden_plugin.dataplane.linux.table import Table
 from garden_plugin.settings import AgentConfig
 from policy_sync.ruleset import Decider, Ruleset
@@ -201,26 +199,14 @@ class LinuxDataplane:
 
     def _unheard(self, local: LocalState) -> dict[Key, Item]:
         """What is in force, with isolated ports added and absent ports removed: nobody told us the rest yet."""
-        fresh = self._render(LogicalNetwork(), replace(local, ports=_isolated(local)))
+        fresh = self._render(LogicalNetwork(), replace(local, ports=presence.isolated(local)))
         left = self._left
         if self._believed is None:
             self._observe(fresh)
             if self._table.harm:  # what is in force is not what we were told, and nobody tells us what it should be
                 self._make_anew(fresh, closed=True)
                 left = None
-        believed = left or self._believed or {}
-        kept = {key: item for key, item in believed.items() if not _absent(item, local)}
-        present = {port.device for port in local.ports.values()}
-        for key, item in fresh.items():
-            held = kept.get(key)
-            if isinstance(item, SetItem) and isinstance(held, SetItem):
-                stay = {key: data for key, data in held.elements.items() if not _of_absent(held.name, key, present)}
-                if item.name in ("uplinks", "vm_ports"):
-                    stay = dict(held.elements)
-                kept[key] = SetItem(item.name, item.shape, {**stay, **item.elements})
-            elif held is None:
-                kept[key] = item
-        return kept
+        return presence.kept(left or self._believed or {}, fresh, local)
 
     def _observe(self, wanted: Mapping[Key, Item]) -> None:
         left = self._left
@@ -264,7 +250,7 @@ class LinuxDataplane:
         if ruleset is not None and (ours or self._unjudged or self._judged is not ruleset):
             self._rejudge(ruleset, ours)
         refused = dict(links.apply(self._netlink, (change for change in todo.changes if not _of_firewall(change))))
-        self._conntrack.forget(_addresses_gone(todo.changes))
+        self._conntrack.forget(presence.addresses_gone(todo.changes))
         self._believed = {key: item for key, item in wanted.items() if key not in refused}
         self.refused = refused
 
@@ -298,33 +284,11 @@ class LinuxDataplane:
         try:
             if self._believed is None:
                 self._observe({} if self._last is None else self._wanted_last())
-            believed = dict(self._believed or {})
-            present = {item.device for item in believed.values() if isinstance(item, links.PortItem)}
-            present -= {port.device for port in ports}
-            addresses = {address for port in ports for address in port.addresses}
-            doomed = {(where, key) for port in ports for where, key in port_elements(port.device, port.addresses)}
-            packed = [pack(address) for address in addresses]
-            changes: list[Change] = []
-            for key, item in list(believed.items()):
-                if isinstance(item, SetItem) and item.name in _LOCAL:
-                    left = {
-                        key: data
-                        for key, data in item.elements.items()
-                        if (item.name, key) not in doomed and not _names(item.name, key, data, packed)
-                    }
-                    if len(left) != len(item.elements):
-                        believed[key] = SetItem(item.name, item.shape, left)
-                        changes.append(Change(key, item, believed[key]))
-                elif isinstance(item, links.RouteItem) and item.address in addresses:
-                    changes.append(Change(key, believed.pop(key), None))
-            for port in ports:
-                key = ("port", port.device)
-                made = believed.pop(key, None) or links.PortItem(port.device, port.addresses, handle=port.handle)
-                changes.append(Change(key, made, None))
+            changes, left = presence.without(self._believed or {}, ports)
             self._table.fill(change for change in changes if _of_firewall(change))
             links.apply(self._netlink, (change for change in changes if not _of_firewall(change)))
-            self._conntrack.forget(addresses)
-            self._believed = self._left = believed
+            self._conntrack.forget({address for port in ports for address in port.addresses})
+            self._believed = self._left = left
         except BaseException:
             self._believed = self._left = None
             raise
@@ -433,15 +397,6 @@ class LinuxDataplane:
 
 
 _OF_FIREWALL = (SetItem, ChainItem, ArpItem)
-_LOCAL = {f"{name}{n}" for name in ("port_src", "workload", "netin", "netin_ok", "hairpin") for n in (4, 6)}
-
-
-def _names(name: str, key: bytes, data: bytes | None, addresses: Iterable[bytes]) -> bool:
-    """Whether an element of a mapped port concerns one of the addresses."""
-    if name.startswith("netin"):
-        where = key if data is None else data
-        return any(where.startswith(address) and len(where) == len(address) + 4 for address in addresses)
-    return name.startswith("hairpin") and any(key == address + address for address in addresses)
 
 
 def _of_firewall(change: Change) -> bool:
@@ -454,33 +409,3 @@ def _boot(path: str) -> str:
         return Path(path).read_text().strip()
     except (OSError, ValueError):
         return ""
-
-
-def _isolated(local: LocalState) -> dict[str, LocalPort]:
-    return {name: port for name, port in local.ports.items() if port.isolated}
-
-
-def _absent(item: Item, local: LocalState) -> bool:
-    present = {port.device for port in local.ports.values()}
-    if isinstance(item, links.PortItem):
-        return item.device not in present
-    return isinstance(item, links.RouteItem) and bool(item.mac) and item.device not in present
-
-
-def _of_absent(name: str, key: bytes, present: set[str]) -> bool:
-    if not name.startswith("port_src"):
-        return False
-    whose = key[:16].rstrip(b"\0").decode()
-    return whose.startswith("cf-") and whose not in present and device(whose) == key[:16]
-
-
-def _addresses_gone(changes: Iterable[Change]) -> list[str]:
-    """Of workloads that left: their connections must not wait for the next holder."""
-    return [
-        change.before.address
-        for change in changes
-        if isinstance(change.before, links.RouteItem) and change.after is None
-    ]
-
-
-assert SETS.keys() >= _LOCAL
