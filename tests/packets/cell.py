@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest_asyncio
 
@@ -83,6 +84,10 @@ class Cell:
         await self.dataplane.close()
         self.dataplane = self._new()
         await self.dataplane.open()
+
+    def forget_chains(self) -> None:
+        """The agent's memory of how it wrote the chains."""
+        Path(self._state_dir, "chains").unlink()
 
     async def reopen(self) -> None:
         """After a close: another dataplane comes, and is told what the first one was told."""

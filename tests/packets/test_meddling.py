@@ -377,6 +377,19 @@ async def test_what_somebody_opened_while_no_agent_was_there_is_closed_by_the_ne
     assert await scene.live()
 
 
+async def test_an_agent_without_memory_adopts_the_table_and_accuses_nobody(scene: Scene) -> None:
+    before = scene.there()
+    await scene.cell.dataplane.close()
+    scene.cell.forget_chains()
+    await scene.cell.reopen()
+    scene.cell.rule("passing", Tier.APPLICATION, Action.DROP, at("10.240.3.0/24"), at(B), tcp(23))
+    await scene.cell.converge()
+    scene.cell.drop_rule("passing")
+    await scene.cell.converge()
+    scene.does(f"ip route del {B}/32 table 7712")
+    assert await scene.healed(before) == f"route {B} was deleted"
+
+
 async def test_who_undoes_us_again_and_again_is_healed_at_a_bounded_rate_and_in_the_end(scene: Scene) -> None:
     before = scene.there()
     for _ in range(150):

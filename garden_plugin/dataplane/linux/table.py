@@ -116,6 +116,8 @@ class Table:
         self.harm = (*harm, *self._written.differences(chains))
         if not framed:
             return None
+        if not self.remembers:  # what is not ours among them has not our seal
+            self._written.keep(chains)
         items: list[Item] = []
         for name, seen in chains.items():
             if name in skeleton.CHAINS and not skeleton.dynamic(name):
@@ -163,7 +165,8 @@ class Table:
         todo = list(wanted)
         self._written.begin()
         self._run(closed(todo))
-        self._written.keep({}, gone=self._written.chains.keys())
+        found = self.nft.chains()
+        self._written.keep(found, gone=self._written.chains.keys() - found.keys())
         self._neighbours.written()
         empty = (ChainItem(item.name) for item in todo if isinstance(item, ChainItem))
         made = [*(item for item in todo if isinstance(item, SetItem | ArpItem)), *empty, _SHUT]
