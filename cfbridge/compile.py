@@ -13,7 +13,7 @@ from cfbridge.inventory import App, FoundationState, Org, Space
 from cfbridge.settings import FirewallConfig
 from cfbridge.snapshot import CellState, Snapshot
 from egress import topology
-from egress.model import Pool, PoolKind
+from egress.model import OrgNetwork, Pool
 from egress.topology import Port, PortKind
 from egress.values import QualifiedId, Refused, qualify
 from garden_plugin.dataplane.base import LogicalNetwork
@@ -40,7 +40,9 @@ class Compiler:
     """Compiles snapshots; parts of the network that did not change since the last one are the same objects again."""
 
     def __init__(self, firewall: FirewallConfig, pools: Sequence[Pool]) -> None:
-        self._container_pools = tuple(p for pool in pools if pool.kind is PoolKind.CONTAINER for p in pool.prefixes)
+        self._firewall, self._pools = firewall, tuple(pools)
+        self._held: Sequence[OrgNetwork] = ()
+        self._container_pools = topology.container_prefixes(pools, ())
         self._platform_rules = _platform_rules(firewall, self._container_pools)
         self._garden: dict[NetOut, GardenRule | Refused] = {}
         self._memo = compiler.Memo()
@@ -64,6 +66,7 @@ class Compiler:
     def world(self, snapshot: Snapshot) -> World:
         """Everything that the firewall's meaning depends on."""
         states = snapshot.inventory.values()
+        self._know_pools(snapshot.held.org_networks)
         return World(
             workloads=(*self._containers(snapshot), *_vms(snapshot)),
             groups=snapshot.intent.groups,
@@ -75,6 +78,15 @@ class Compiler:
             container_pools=self._container_pools,
             cell_addresses=tuple(address for cell in snapshot.cells.values() for address in cell.addresses),
         )
+
+    def _know_pools(self, held: Sequence[OrgNetwork]) -> None:
+        if held is self._held:
+            return
+        self._held = held
+        prefixes = topology.container_prefixes(self._pools, sorted(network.prefix for network in held))
+        if prefixes != self._container_pools:
+            self._container_pools = prefixes
+            self._platform_rules = _platform_rules(self._firewall, prefixes)
 
     def _containers(self, snapshot: Snapshot) -> Iterator[Workload]:
         """Who did not change is the same object again, so that whole worlds are compared at no cost."""

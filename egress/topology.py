@@ -106,7 +106,6 @@ def compile_topology(
     networks = sorted(networks, key=lambda network: (network.org, network.position, network.prefix))
     all_ports = {port.id: port for port in sorted(ports, key=lambda port: port.id)}
     routable = {pool.name for pool in pools if pool.routable}
-    pool_prefixes = [prefix for pool in pools if pool.kind is PoolKind.CONTAINER for prefix in pool.prefixes]
 
     routers: dict[str, Router] = {}
     segments: dict[str, Segment] = {}
@@ -136,16 +135,23 @@ def compile_topology(
         for block, address in _blocks(source, chosen):
             source_nats[block] = SourceNat(block, address, org)
 
-    uncovered = [str(n) for n in held if not any(_within(n, ipaddress.ip_network(prefix)) for prefix in pool_prefixes)]
     return Topology(
         ports=all_ports,
         segments=segments,
         routers=routers,
         source_nats=source_nats,
-        # A subnet outlives a pool that was taken out of the settings: its addresses are still containers'.
-        pools=(*pool_prefixes, *uncovered),
+        pools=container_prefixes(pools, segments),
         blocked_sources=tuple(blocked),
     )
+
+
+def container_prefixes(pools: Iterable[Pool], held: Iterable[str]) -> tuple[str, ...]:
+    """What counts as a container's address: the container pools, leased or not. A held subnet outlives a pool, or a
+    prefix of one, that was taken out of the settings: its addresses are containers' until it goes."""
+    prefixes = [prefix for pool in pools if pool.kind is PoolKind.CONTAINER for prefix in pool.prefixes]
+    known = [ipaddress.ip_network(prefix) for prefix in prefixes]
+    networks = ((prefix, ipaddress.ip_network(prefix)) for prefix in held)
+    return (*prefixes, *(prefix for prefix, n in networks if not any(_within(n, pool) for pool in known)))
 
 
 def _blocks(source: str, addresses: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -11,7 +11,7 @@ from cfbridge.compile import Compiled, Compiler
 from cfbridge.inventory import App, FoundationState
 from cfbridge.settings import FirewallConfig
 from cfbridge.snapshot import CellState, Snapshot
-from egress.model import Lease, Pool, PoolKind
+from egress.model import Lease, OrgNetwork, Pool, PoolKind
 from egress.values import qualify
 from garden_plugin.wire import NetOut, PortReport
 from policy_sync.model import CfPolicy, Protocol
@@ -121,3 +121,15 @@ def test_rules_of_garden_are_remembered_up_to_a_bound(monkeypatch: pytest.Monkey
     workloads = bridge.compile().world.workloads
     assert sum(len(workload.garden_rules) for workload in workloads) == 10
     assert len(bridge.compiler._garden) <= 3
+
+
+def test_addresses_of_a_prefix_that_was_taken_out_of_its_pool_stay_containers_until_they_are_given_back() -> None:
+    bridge = Bridge()
+    assert bridge.compile().network.ruleset.container_pools == ("10.240.0.0/14",)
+    held = OrgNetwork(qualify("cf", "acme"), "fd00:cf:0:1::/64", "overlay")
+    bridge.snapshot = replace(bridge.snapshot, held=replace(bridge.snapshot.held, org_networks=(held,)))
+    compiled = bridge.compile()
+    assert compiled.network.ruleset.container_pools == ("10.240.0.0/14", "fd00:cf:0:1::/64")
+    assert compiled.network.topology.pools == compiled.network.ruleset.container_pools
+    bridge.snapshot = replace(bridge.snapshot, held=replace(bridge.snapshot.held, org_networks=()))
+    assert bridge.compile().network.ruleset.container_pools == ("10.240.0.0/14",)
