@@ -201,6 +201,12 @@ def _address(node: Node) -> str:
         node.refuse(f"{error}")
 
 
+def _address_of(node: Node, family: int) -> str:
+    if values.family(values.pack(written := _address(node))) != family:
+        node.refuse(f"{short(written)} is no IPv{family} address")
+    return written
+
+
 def _addresses(node: Node) -> tuple[str, ...]:
     return tuple(_address(each) for each in node.items())
 
@@ -306,7 +312,8 @@ _AGENT: dict[str, Any] = {
     "cell": _name,
     "mtu": _mtu,
     "mapped_ports": _port_range,
-    "host_address": _address,
+    "host_address": lambda n: _address_of(n, 4),
+    "host_address6": lambda n: _address_of(n, 6),
     "dns_servers": _addresses,
     "check_network": _prefix,
     "deadline_seconds": _positive,

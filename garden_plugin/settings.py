@@ -24,6 +24,9 @@ class AgentConfig:
     mapped_port_rest_seconds: float = 300.0
     host_address: str = ""
     """The cell's address that mapped ports are reached by; empty = the first IPv4 address of the first uplink."""
+    host_address6: str = ""
+    """The same in IPv6; empty = the oldest lasting global address of the first uplink. Where it has none, no mapped
+    port is reached by IPv6, and an org in mode `shared` has no way out by it."""
     dns_servers: tuple[str, ...] = ("169.254.0.53",)
     search_domains: tuple[str, ...] = ()
     check_network: str = "169.254.64.0/18"

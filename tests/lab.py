@@ -33,6 +33,7 @@ class Bench:
         self._descriptor = os.open(lab.cell.path, os.O_RDONLY | os.O_CLOEXEC)
         self.netlink = Netlink(self._descriptor)
         self.netlink.inside(sysctls.ensure_forwarding)
+        self.netlink.inside(sysctls.ensure_ipv6_forwarding)
         self.topology = Topology(pools=POOLS)
         self.local = LocalState("cell", CELL, (UPLINK,))
 

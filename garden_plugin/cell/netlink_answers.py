@@ -16,6 +16,8 @@ from egress.values import Packed, text
 _UP = 1
 _PERMANENT = 0x80
 _UNICAST, _BLACKHOLE = 1, 6
+_PASSING = 0x01 | 0x20 | 0x40
+"""Flags of an address: temporary (a second one of its network, in IPv4), deprecated, tentative."""
 
 
 class Settings(NamedTuple):
@@ -59,6 +61,10 @@ class Route:
     blackhole: bool
 
 
+LOOK_UP, GO_TO, NOTHING, BLACKHOLE = 1, 2, 3, 6
+"""What a rule does with what it matches."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     family: int
@@ -69,6 +75,10 @@ class Rule:
     prefix: str
     table: int
     protocol: int
+    source: str = ""
+    action: int = LOOK_UP
+    target: int = 0
+    """The priority that `GO_TO` leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +96,8 @@ class Address:
     length: int
     label: str
     protocol: int
+    lasting: bool
+    """Valid everywhere, and meant to stay: no link-local, temporary, tentative or deprecated one."""
 
 
 def attributes(buffer: memoryview, at: int = 0) -> Iterator[tuple[int, memoryview]]:
@@ -169,17 +181,20 @@ def read_route(body: memoryview) -> Route:
 
 
 def read_rule(body: memoryview) -> Rule:
-    family, length, _, _, table, _, _, _, _ = struct.unpack_from("=BBBBBBBBI", body)
+    family, length, source_length, _, table, _, _, action, _ = struct.unpack_from("=BBBBBBBBI", body)
     found = dict(attributes(body, 12))
     return Rule(
         family=4 if family == socket.AF_INET else 6,
         priority=_number(found[6]) if 6 in found else 0,
         mark=_number(found[10]) if 10 in found else 0,
-        mask=_number(found[16]) if 16 in found and 10 in found else 0,
+        mask=_number(found[16]) if 16 in found else 0,
         interface=_words(found[3]) if 3 in found else "",
         prefix=_prefix(found[1], length, family) if 1 in found else "",
         table=_number(found[15]) if 15 in found else table,
         protocol=_number(found[21]) if 21 in found else 0,
+        source=_prefix(found[2], source_length, family) if 2 in found else "",
+        action=action,
+        target=_number(found[4]) if 4 in found else 0,
     )
 
 
@@ -196,8 +211,9 @@ def read_neighbour(body: memoryview) -> Neighbour:
 
 
 def read_address(body: memoryview) -> Address:
-    _family, length, _flags, _scope, index = struct.unpack_from("=BBBBI", body)
+    _family, length, flags, scope, index = struct.unpack_from("=BBBBI", body)
     found = dict(attributes(body, 8))
+    flags = _number(found[8]) if 8 in found else flags
     own = found[2] if 2 in found else found[1]
     return Address(
         device=index,
@@ -205,6 +221,7 @@ def read_address(body: memoryview) -> Address:
         length=length,
         label=_words(found[3]) if 3 in found else "",
         protocol=_number(found[11]) if 11 in found else 0,
+        lasting=scope == 0 and not flags & _PASSING,
     )
 
 

@@ -39,6 +39,7 @@ _REQUEST, _ACK, _DUMP, _REPLACE, _EXCLUSIVE, _CREATE, _APPEND = 1, 4, 0x300, 0x1
 _UP = 1
 _PERMANENT = 0x80
 _NO_DAD = 0x02
+_FOR_EVER = 0xFFFFFFFF
 _UNICAST, _BLACKHOLE = 1, 6
 _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_NOWHERE = 0, 253, 255
 _SKIP_STATISTICS = 8
@@ -186,13 +187,16 @@ def delete_links(indexes: Iterable[int]) -> list[Message]:
     ]
 
 
-def add_address(index: int, prefix: str, label: str = "") -> Message:
-    """Without duplicate address detection: who holds it is decided by the lease."""
+def add_address(index: int, prefix: str, label: str = "", *, only_for_others: bool = False) -> Message:
+    """Without duplicate address detection: who holds it is decided by the lease. `only_for_others`: the cell itself
+    must not choose it to speak by. (In IPv6 any address of a device may be chosen; in IPv4 none but its first.)"""
     number, address, length = _split(prefix)
     fields = {"family": number, "prefixlen": length, "index": index, "flags": _NO_DAD if ":" in address else 0}
     attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address), ("IFA_PROTO", PROTOCOL)]
     if label and ":" not in address:
         attributes.append(("IFA_LABEL", label))
+    if only_for_others and ":" in address:
+        attributes.append(("IFA_CACHEINFO", {"ifa_preferred": 0, "ifa_valid": _FOR_EVER}))
     what = f"address add {address}/{length} dev if{index}"
     return _encode(ifaddrmsg, _NEWADDR, _ACK | _CREATE | _EXCLUSIVE, fields, attributes, what, (errno.EEXIST,))
 
@@ -255,12 +259,14 @@ def remove_blackhole(prefix: str) -> Message:
 
 
 def _rule_message(number: int, flags: int, rule: Rule, harmless: tuple[int, ...]) -> Message:
-    fields = {"family": _AF[rule.family], "table": 0 if rule.table > 255 else rule.table, "action": 1}
+    fields = {"family": _AF[rule.family], "table": 0 if rule.table > 255 else rule.table, "action": rule.action}
     attributes: list[tuple[str, Any]] = [
         ("FRA_PRIORITY", rule.priority),
         ("FRA_TABLE", rule.table),
         ("FRA_PROTOCOL", rule.protocol),
     ]
+    if rule.target:
+        attributes.append(("FRA_GOTO", rule.target))
     if rule.mask:
         attributes += [("FRA_FWMARK", rule.mark), ("FRA_FWMASK", rule.mask)]
     if rule.interface:
@@ -269,6 +275,10 @@ def _rule_message(number: int, flags: int, rule: Rule, harmless: tuple[int, ...]
         _, address, length = _split(rule.prefix)
         fields["dst_len"] = length
         attributes.append(("FRA_DST", address))
+    if rule.source:
+        _, address, length = _split(rule.source)
+        fields["src_len"] = length
+        attributes.append(("FRA_SRC", address))
     verb = "add" if number == _NEWRULE else "del"
     what = f"-{rule.family} rule {verb} priority {rule.priority} lookup {rule.table}"
     return _encode(fibmsg, number, _ACK | flags, fields, attributes, what, harmless)

@@ -20,7 +20,7 @@ from egress.values import Refused, pack
 from garden_plugin.cell import netlink_messages as rtnl
 from garden_plugin.cell import sysctls
 from garden_plugin.cell.netlink import Netlink, Rejected
-from garden_plugin.cell.netlink_answers import Link, Rule
+from garden_plugin.cell.netlink_answers import BLACKHOLE, GO_TO, NOTHING, Link, Rule
 from garden_plugin.cell.netlink_messages import DOOMED, GROUP, Message
 
 INTERFACE = "eth0"
@@ -40,6 +40,20 @@ POLICY_RULES = tuple(
 )
 """What leads to the workloads: our firewall's mark, and being the cell itself. (The second is not limited to the pools:
 VMs live outside them, and the table holds nothing but workloads.)"""
+
+
+def closing_rules(sources: Iterable[str]) -> Iterable[Rule]:
+    """What keeps workloads from sending while nobody marks (decisions 4): from these prefixes only the cell itself may,
+    whose resets and errors carry their addresses too."""
+    by_family: dict[int, list[str]] = {4: [], 6: []}
+    for source in sources:
+        by_family[6 if ":" in source else 4].append(source)
+    for family, mine in by_family.items():
+        if mine:
+            yield Rule(family, 7714, 0, 0, "lo", "", 0, rtnl.PROTOCOL, action=GO_TO, target=7716)
+            for source in mine:
+                yield Rule(family, 7715, 0, MARK_MASK, "", "", 0, rtnl.PROTOCOL, source, BLACKHOLE)
+            yield Rule(family, 7716, 0, 0, "", "", 0, rtnl.PROTOCOL, action=NOTHING)
 
 
 def plug_container(
@@ -138,7 +152,7 @@ def plug_vm(netlink: Netlink, device: str, *, ipv6: bool) -> Refused | None:
     link = netlink.link(device)
     if link is None:
         return Refused("DEVICE_IS_GONE", f"There is no device {device} on the cell; it is adopted when it appears.")
-    netlink.inside(partial(sysctls.ensure_workload_device, device, ipv6=ipv6, proxy_arp=True))
+    netlink.inside(partial(sysctls.ensure_workload_device, device, ipv6=ipv6 or None, proxy_arp=True))
     netlink.exchange([rtnl.set_up(link.index), rtnl.add_name(link.index, vm_mark(device))])
     return None
 
@@ -160,13 +174,17 @@ def auto_mtu(netlink: Netlink, uplinks: Sequence[str]) -> int:
 def announce(netlink: Netlink, device: str, address: str) -> None:
     """Tell the segment that `address` is here now: without it a router keeps the old holder for minutes."""
     link = netlink.link(device)
-    if link is not None and link.mac and ":" not in address:
-        netlink.inside(lambda: _gratuitous_arp(device, bytes.fromhex(link.mac.replace(":", "")), pack(address)))
+    if link is not None and link.mac:
+        mac, packed = bytes.fromhex(link.mac.replace(":", "")), pack(address)
+        if len(packed) == 4:
+            netlink.inside(lambda: _send(device, 0x0806, _gratuitous_arp(mac, packed)))
+        else:
+            netlink.inside(lambda: _send(device, 0x86DD, [_neighbour_advertisement(mac, packed)]))
 
 
-def _gratuitous_arp(device: str, mac: bytes, address: bytes) -> None:
+def _gratuitous_arp(mac: bytes, address: bytes) -> list[bytes]:
     everyone = b"\xff" * 6
-    frames = [
+    return [
         everyone
         + mac
         + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, operation)
@@ -176,9 +194,27 @@ def _gratuitous_arp(device: str, mac: bytes, address: bytes) -> None:
         + address
         for operation in (1, 2)  # some listen to requests only, some to replies only
     ]
+
+
+def _neighbour_advertisement(mac: bytes, address: bytes) -> bytes:
+    """Nobody asked, so it goes to all nodes and overrides what they know."""
+    all_nodes = pack("ff02::1")
+    override = struct.pack("!I", 0x20000000)
+    said = override + address + b"\x02\x01" + mac
+    length = 4 + len(said)
+    pseudo = address + all_nodes + struct.pack("!II", length, 58) + b"\x88\0\0\0" + said
+    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    header = struct.pack("!IHBB", 6 << 28, length, 58, 255) + address + all_nodes
+    message = b"\x88\0" + struct.pack("!H", ~total & 0xFFFF) + said
+    return b"\x33\x33\0\0\0\x01" + mac + b"\x86\xdd" + header + message
+
+
+def _send(device: str, protocol: int, frames: Iterable[bytes]) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC) as wire:
         try:
-            wire.bind((device, 0x0806))
+            wire.bind((device, protocol))
             for frame in frames:
                 wire.send(frame)
         except OSError as error:  # the uplink is down: whoever asks when it is up gets an answer

@@ -50,6 +50,7 @@ class Roster:
         self._checks = ipaddress.ip_network(config.check_network)
         self._check_numbers = ingress.Pool(1, self._checks.num_addresses - 2, config.mapped_port_rest_seconds)
         self._host_address = config.host_address
+        self._host_address6 = config.host_address6
         self._mtu = config.mtu
         self.change = 0
         """Counts changes of what is wanted."""
@@ -60,6 +61,8 @@ class Roster:
         config, memory, now = self._config, self._records.memory, self._now()
         if not self._host_address and config.uplinks:
             self._host_address = uplink.address(config.uplinks[0])
+        if not self._host_address6 and config.uplinks:
+            self._host_address6 = uplink.address6(config.uplinks[0])
         if not self._mtu and config.uplinks:
             self._mtu = uplink.container_mtu(config.uplinks[0])
         for path in self._records.unreadable:
@@ -192,7 +195,7 @@ class Roster:
                 if spanned is None or set(spanned.addresses) != set(port.addresses):
                     continue
             ports[port.workload] = port
-        return LocalState(self._config.cell, self._host_address, self._config.uplinks, ports)
+        return LocalState(self._config.cell, self._host_address, self._config.uplinks, ports, self._host_address6)
 
     def local_port(self, record: Record) -> LocalPort:
         report = record.report

@@ -37,13 +37,28 @@ def ensure_forwarding(ours: Callable[[], Container[str]] = frozenset) -> dict[st
     return ensure(
         {
             "ipv4/ip_forward": "1",
-            "ipv6/conf/all/forwarding": "1",
             "ipv4/conf/all/src_valid_mark": "1",  # or a reverse path check would look into the main table: black hole
             "ipv4/conf/all/send_redirects": "0",  # two workloads behind one cell are no neighbours of each other
             **_reverse_path_per_device(ours),
             "netfilter/nf_conntrack_tcp_loose": "0",  # a flow that was cut must not come back as its own reply
         }
     )
+
+
+def ensure_ipv6_forwarding() -> dict[str, str]:
+    """Only where somebody has an IPv6 address: who forwards is a router, and routers listen to no other router."""
+    return ensure({**_routers_heard_on(), "ipv6/conf/all/forwarding": "1"})
+
+
+def _routers_heard_on() -> dict[str, str]:
+    """A device that took its addresses and default route from router advertisements goes on doing so (2 = although
+    this host forwards), or the cell itself would lose its IPv6 when they run out."""
+    devices = {}
+    for device in os.listdir(ROOT + "ipv6/conf") if os.path.isdir(ROOT + "ipv6/conf") else ():
+        listens = read(f"ipv6/conf/{device}/accept_ra") == "1" and read(f"ipv6/conf/{device}/forwarding") == "0"
+        if device not in ("all", "default") and listens:
+            devices[f"ipv6/conf/{device}/accept_ra"] = "2"
+    return devices
 
 
 def _reverse_path_per_device(ours: Callable[[], Container[str]]) -> dict[str, str]:
@@ -62,19 +77,21 @@ def _reverse_path_per_device(ours: Callable[[], Container[str]]) -> dict[str, st
 
 def is_consequence(name: str) -> bool:
     """Whether it is only written because another setting was changed."""
-    return name.endswith("/rp_filter") and name != "ipv4/conf/all/rp_filter"
+    return name.endswith(("/rp_filter", "/accept_ra")) and name != "ipv4/conf/all/rp_filter"
 
 
-def ensure_workload_device(device: str, *, ipv6: bool, proxy_arp: bool) -> dict[str, str]:
-    """The host end of a workload's link."""
+def ensure_workload_device(device: str, *, ipv6: bool | None, proxy_arp: bool) -> dict[str, str]:
+    """The host end of a workload's link. Without IPv6 the cell's stack takes none from it, whatever our table says;
+    None leaves that as it is, on a device that is not ours."""
     wanted = {
         f"ipv4/conf/{device}/rp_filter": "0",
         f"ipv4/conf/{device}/send_redirects": "0",
         f"ipv4/conf/{device}/forwarding": "1",
         f"ipv6/conf/{device}/accept_ra": "0",
     }
+    if ipv6 is not None:
+        wanted[f"ipv6/conf/{device}/disable_ipv6"] = "0" if ipv6 else "1"
     if ipv6:
-        wanted[f"ipv6/conf/{device}/disable_ipv6"] = "0"
         wanted[f"ipv6/conf/{device}/forwarding"] = "1"
     wanted[f"ipv4/conf/{device}/proxy_arp"] = "1" if proxy_arp else "0"
     if proxy_arp:

@@ -47,6 +47,12 @@ class LocalState:
     """By workload id. Only these exist on the cell: a container in the span but not here is not made. One that is here
     is in the span as well, unless it is isolated, no span came yet, or it stood before this span, which lacks it: then
     it keeps its link, and has whatever rules say of an unknown address. Only `down` unplugs."""
+    host_address6: str = ""
+    """The same in IPv6; empty where the cell has none."""
+
+    def host_address_for(self, address: str) -> str:
+        """The cell's own, of the family of `address` (or prefix); empty where it has none."""
+        return self.host_address6 if ":" in address else self.host_address
 
 
 class CellDataplane(Protocol):

@@ -33,6 +33,9 @@ def test_an_empty_cell_has_the_ways_to_its_workloads_and_black_holes_where_none_
     assert commands(Topology(pools=("10.240.0.0/16",))) == [
         "ip -4 rule add fwmark 0x77120000/0xffff0000 lookup 7712 priority 7712 protocol 112",
         "ip -4 rule add iif lo lookup 7712 priority 7713 protocol 112",
+        "ip -4 rule add iif lo goto 7716 priority 7714 protocol 112",
+        "ip -4 rule add from 10.240.0.0/16 fwmark 0x0/0xffff0000 blackhole priority 7715 protocol 112",
+        "ip -4 rule add nop priority 7716 protocol 112",
         "ip -6 rule add fwmark 0x77120000/0xffff0000 lookup 7712 priority 7712 protocol 112",
         "ip -6 rule add iif lo lookup 7712 priority 7713 protocol 112",
         "ip route replace blackhole 10.240.0.0/16 proto 112",

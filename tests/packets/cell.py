@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest_asyncio
 
-from cfbridge.simulator.lab import CELL, UPLINK, Lab
+from cfbridge.simulator.lab import CELL, CELL6, UPLINK, Lab
 from cfbridge.simulator.probe import Probe
 from egress.model import NetworkMode
 from egress.topology import Port, PortKind, Router, Segment, SourceNat, Topology
@@ -46,6 +47,7 @@ from policy_sync.model import (
 
 POOLS = ("10.240.0.0/16", "2001:db8:f::/48")
 TCP = Protocol.TCP
+T = TypeVar("T")
 
 
 def tcp(*ports: int) -> tuple[Service, ...]:
@@ -65,7 +67,7 @@ class Cell:
         self._state_dir = state_dir
         self.world = World(rules=translate.baseline_rules(), container_pools=POOLS, asgs_known=frozenset({"cf"}))
         self.topology = Topology(pools=POOLS)
-        self.local = LocalState("cell", CELL, (UPLINK,))
+        self.local = LocalState("cell", CELL, (UPLINK,), host_address6=CELL6)
         self._ids: dict[str, int] = {}
         self._memo = Memo()
         self._held: LogicalNetwork | None = None
@@ -127,10 +129,10 @@ class Cell:
         known = {each: port for each, port in self.topology.ports.items() if each != name}
         self.topology = replace(self.topology, ports=known)
 
-    def vm(self, label: str, address: str, gateway: str, org: str = "") -> Probe:
+    def vm(self, label: str, address: str, gateway: str, org: str = "", address6: str = "") -> Probe:
         device = f"tap-{label}"
-        self.lab.vm(label, device, address, gateway)
-        plain = (address.partition("/")[0],)
+        self.lab.vm(label, device, address, gateway, address6)
+        plain = tuple(each.partition("/")[0] for each in (address, address6) if each)
         name = f"vm:{label}"
         self.topology = replace(
             self.topology,
@@ -194,11 +196,16 @@ class Cell:
             segments={**self.topology.segments, prefix: Segment(prefix, org, "main")},
             routers={org: Router(org, "org", mode)},
         )
-        if mode is not NetworkMode.ROUTED and (address or ":" not in prefix):
+        if mode is NetworkMode.SHARED or address:
             nats = {**self.topology.source_nats, prefix: SourceNat(prefix, address, org)}
             self.topology = replace(self.topology, source_nats=nats)
 
     # --- what is in the kernel ----------------------------------------------------------------------------------------
+
+    def inside(self, label: str, act: Callable[[], T]) -> T:
+        """Done where a container or the cell is."""
+        with open(f"/run/netns/cfb-{self.lab.run_id}-{label}") as netns:
+            return inside(netns.fileno(), act)
 
     def conntrack(self) -> Conntrack:
         return inside(self._descriptor, Conntrack)

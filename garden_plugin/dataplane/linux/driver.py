@@ -83,6 +83,8 @@ class LinuxDataplane:
         self._links: tuple[tuple[Topology, LocalState], dict[Key, Item]] | None = None
         self._last: tuple[LogicalNetwork | None, LocalState] | None = None
         self._network: LogicalNetwork | None = None
+        self._six = False
+        """Somebody here had an IPv6 address, so the cell forwards it."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._foreign = asyncio.Event()
         self._open = False
@@ -172,6 +174,9 @@ class LinuxDataplane:
             if network is None and self._network is not None:
                 network = self._network
             wanted = self._render(network, local) if network is not None else self._unheard(local)
+            if not self._six and any(kind == "route" and ":" in name for kind, name, *_ in wanted):
+                self._netlink.inside(sysctls.ensure_ipv6_forwarding)
+                self._six = True
             if self._believed is None:
                 self._observe(wanted)
             todo = plan.diff(self._believed or {}, wanted)
@@ -387,6 +392,7 @@ class LinuxDataplane:
             return frozenset(name for name, link in links if plug.is_ours(link) or plug.vm_mark(name) in link.names)
 
         changed = self._netlink.inside(partial(sysctls.ensure_forwarding, ours))
+        changed |= self._netlink.inside(sysctls.ensure_ipv6_forwarding) if self._six else {}
         return [drift.setting(name, value) for name, value in changed.items() if not sysctls.is_consequence(name)]
 
     def _tell(self) -> bool:

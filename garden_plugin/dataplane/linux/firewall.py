@@ -65,7 +65,7 @@ class Firewall:
         used = self._once("used", _used, *rules)
         vms = self._once("vms", vms_here, topology.ports, local)
         sets |= self._once("local", _local, local, vms)
-        sets |= self._once("leaving", _leaving, *leaving, local.host_address)
+        sets |= self._once("leaving", _leaving, *leaving, local.host_address, local.host_address6)
         sets |= self._once("pools", _pools, ruleset.container_pools)
         sets |= self._once("identity", _identities, ruleset.identities)
         sets |= self._once("jumps", _jumps, ruleset.egress, ruleset.profiles)
@@ -171,16 +171,16 @@ def _local(local: LocalState, vms: tuple[tuple[str, tuple[str, ...]], ...]) -> d
         for where, key in port_elements(name, addresses):
             if not (isolated and where.startswith("port_src")):  # whatever it sends is dropped: no egress at all
                 sets[where][key] = None
-    host = pack(local.host_address) if local.host_address else b""
     for port in local.ports.values():
-        for address in map(pack, port.addresses):
+        for written in port.addresses:
+            address, host = pack(written), local.host_address_for(written)
             n = 4 if len(address) == 4 else 6
             for mapped in port.mapped_ports:
                 sets[f"netin_ok{n}"][address + service(mapped.container_port)] = None
                 sets[f"hairpin{n}"][address + address] = None
-                if len(host) == len(address):
+                if host:
                     to = address + service(mapped.container_port)
-                    sets[f"netin{n}"][host + service(mapped.host_port)] = to
+                    sets[f"netin{n}"][pack(host) + service(mapped.host_port)] = to
     return dict(sets)
 
 
@@ -189,19 +189,19 @@ def _leaving(
     routers: Mapping[str, Router],
     source_nats: Mapping[str, SourceNat],
     host_address: str,
+    host_address6: str,
 ) -> dict[str, Elements]:
     """Translations, and who may not leave at all: an org that is to be translated, but to what?"""
     sets: dict[str, dict[bytes, bytes | None]] = {f"{name}{n}": {} for name in _LEAVING for n in (4, 6)}
     translated: list[PackedRange] = []
     for nat in source_nats.values():
         source = prefix_range(nat.source)
-        address = pack(nat.address or host_address) if nat.address or host_address else b""
-        if len(address) == len(source[0]):
+        n, host = (4, host_address) if len(source[0]) == 4 else (6, host_address6)
+        if address := nat.address or host:
             translated.append(source)
-            n = 4 if len(address) == 4 else 6
-            sets[f"snat{n}"][interval(source)] = address
-            if nat.address and nat.address != host_address:
-                sets[f"snat_address{n}"][address] = None
+            sets[f"snat{n}"][interval(source)] = pack(address)
+            if address != host:
+                sets[f"snat_address{n}"][pack(address)] = None
     closed = []
     for segment in segments.values():
         router = routers.get(segment.org)

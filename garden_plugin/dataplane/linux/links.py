@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from egress.topology import GATEWAY6, GATEWAY_MAC, Port, PortKind, Topology, container_mac
-from egress.values import Refused, contains, next_address, pack, prefix_range, text
+from egress.values import Refused, contains, merge, next_address, pack, prefix_range, text
 from garden_plugin.cell import netlink_messages as rtnl
 from garden_plugin.cell import plug
 from garden_plugin.cell.netlink import Netlink
-from garden_plugin.cell.netlink_answers import Link, Rule
+from garden_plugin.cell.netlink_answers import BLACKHOLE, GO_TO, NOTHING, Link, Rule
 from garden_plugin.cell.netlink_messages import Message
 from garden_plugin.dataplane.base import Change, Item, Key
 from garden_plugin.dataplane.cell import LocalState
@@ -35,7 +35,7 @@ class PolicyRuleItem:
 
     @property
     def key(self) -> Key:
-        return ("ip rule", str(self.rule.family), str(self.rule.priority), self.rule.prefix)
+        return ("ip rule", str(self.rule.family), str(self.rule.priority), self.rule.source)
 
     @property
     def rank(self) -> int:
@@ -43,11 +43,13 @@ class PolicyRuleItem:
 
     def __str__(self) -> str:
         of = self.rule
-        selector = f"fwmark {of.mark:#x}/{of.mask:#x}" if of.mask else f"iif {of.interface}"
-        to = f"to {of.prefix} " if of.prefix else ""
-        return (
-            f"ip -{of.family} rule add {to}{selector} lookup {of.table} priority {of.priority} protocol {of.protocol}"
-        )
+        said = [f"from {of.source}"] if of.source else []
+        said += [f"to {of.prefix}"] if of.prefix else []
+        said += [f"fwmark {of.mark:#x}/{of.mask:#x}"] if of.mask else []
+        said += [f"iif {of.interface}"] if of.interface else []
+        does = {GO_TO: f"goto {of.target}", NOTHING: "nop", BLACKHOLE: "blackhole"}
+        said.append(does.get(of.action, f"lookup {of.table}"))
+        return f"ip -{of.family} rule add {' '.join(said)} priority {of.priority} protocol {of.protocol}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,7 @@ class SnatAddressItem:
         return ADDRESS_RANK
 
     def __str__(self) -> str:
-        length = 128 if ":" in self.address else 32
-        return f"ip address add {self.address}/{length} dev {self.device} proto {rtnl.PROTOCOL}"
+        return f"ip address add {_host_prefix(self.address)} dev {self.device} proto {rtnl.PROTOCOL}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +189,7 @@ def render(topology: Topology, local: LocalState) -> dict[Key, Item]:
     items: list[LinkItem] = [PolicyRuleItem(rule) for rule in plug.POLICY_RULES]
     items += (BlackholeItem(prefix) for prefix in topology.pools)
     if local.uplinks:
-        held = {nat.address for nat in topology.source_nats.values()} - {"", local.host_address}
+        held = {nat.address for nat in topology.source_nats.values()} - {"", local.host_address, local.host_address6}
         items += (SnatAddressItem(address, local.uplinks[0]) for address in sorted(held))
     for port in local.ports.values():
         items.append(
@@ -197,17 +198,29 @@ def render(topology: Topology, local: LocalState) -> dict[Key, Item]:
         if not port.isolated:
             mac = container_mac(port.addresses[0])
             items += (_route(address, port.device, local.host_address, mac) for address in port.addresses)
-    for vm in topology.ports.values():
-        if vm.kind is PortKind.VM and vm.cell == local.cell and vm.device:
-            items.append(VmPortItem(vm.device, tuple(_gateways(vm, topology))))
-            items += (_route(address, vm.device, local.host_address) for address in vm.addresses)
+    here = [p for p in topology.ports.values() if p.kind is PortKind.VM and p.cell == local.cell and p.device]
+    items += (PolicyRuleItem(rule) for rule in plug.closing_rules((*topology.pools, *_outside_pools(here, topology))))
+    for vm in here:
+        items.append(VmPortItem(vm.device, tuple(_gateways(vm, topology))))
+        items += (_route(address, vm.device, local.host_address) for address in vm.addresses)
     return {item.key: item for item in items}
+
+
+def _outside_pools(vms: Iterable[Port], topology: Topology) -> Iterator[str]:
+    """Prefixes of machines' own addresses."""
+    pools = merge(map(prefix_range, topology.pools))
+    addresses = {address for vm in vms for address in vm.addresses}
+    return (_host_prefix(each) for each in sorted(addresses) if not contains(pools, pack(each)))
+
+
+def _host_prefix(address: str) -> str:
+    return f"{address}/{128 if ':' in address else 32}"
 
 
 def _route(address: str, device: str, host_address: str, mac: str = "") -> RouteItem:
     six = ":" in address
     source = host_address if (":" in host_address) == six else ""
-    return RouteItem(f"{address}/{128 if six else 32}", device, source, mac)
+    return RouteItem(_host_prefix(address), device, source, mac)
 
 
 def _gateways(vm: Port, topology: Topology) -> Iterator[str]:
@@ -325,7 +338,7 @@ def _remove(netlink: Netlink, items: Sequence[LinkItem]) -> None:
             case BlackholeItem():
                 messages.append(rtnl.remove_blackhole(item.prefix))
             case SnatAddressItem():
-                messages += _without(netlink, item.device, [f"{item.address}/{128 if ':' in item.address else 32}"])
+                messages += _without(netlink, item.device, [_host_prefix(item.address)])
             case VmPortItem():
                 messages += _without(netlink, item.device, [each for each in item.gateways if "/" in each])
     netlink.exchange(messages)
@@ -364,8 +377,8 @@ def _create(netlink: Netlink, items: Sequence[LinkItem]) -> Iterator[tuple[Key, 
                 if (on := index(item.device)) is None:
                     refused = Refused("DEVICE_IS_GONE", f"There is no uplink {item.device} to hold {item.address}.")
                 else:
-                    length = 128 if ":" in item.address else 32
-                    messages.append(rtnl.add_address(on, f"{item.address}/{length}", _label(item.device)))
+                    prefix, label = _host_prefix(item.address), _label(item.device)
+                    messages.append(rtnl.add_address(on, prefix, label, only_for_others=True))
                     announced.append(item)
             case PortItem():
                 refused = plug.plug_container(

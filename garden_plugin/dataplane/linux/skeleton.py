@@ -75,8 +75,17 @@ _UNFOLLOWED = "ct state != new jump unfollowed"
 CHAINS: dict[str, str] = {
     **{f"tier{tier}": "" for tier in range(TIERS)},
     "admit": f"""
+oifname @uplinks jump way_out
 ct mark @logged meta mark set ct mark log prefix "cfb allow " group {NFLOG_GROUP}
 accept
+""",
+    "way_out": """
+ip saddr @blocked4 goto no_way_out
+ip6 saddr @blocked6 goto no_way_out
+""",
+    "no_way_out": """
+ct mark set 0
+counter reject with icmpx no-route comment "allowed, but there is no way out for this source"
 """,
     "unfollowed": """
 ct state invalid,untracked counter drop comment "no connection"
