@@ -317,6 +317,73 @@ def test_a_v6_snat_address_is_given_where_the_pools_have_v6() -> None:
     assert snat(book, org("acme")) == ["203.0.113.1", "2001:db8::1"]
 
 
+def test_an_org_without_a_v6_snat_address_to_be_had_is_served_and_leaves_by_v4_alone() -> None:
+    book = ledger(OVERLAY, Pool("snat", PoolKind.SNAT, ("203.0.113.0/29", "2001:db8::/128")))
+    for name in ("acme", "globex"):
+        assert assignment.settle(book, org(name, NetworkMode.NAT), 0) is None
+    assert snat(book, org("acme")) == ["203.0.113.1", "2001:db8::"]
+    assert snat(book, org("globex")) == ["203.0.113.2"]
+
+
+def test_an_orgs_addresses_of_both_families_come_back_after_a_restart_and_after_a_change_of_mode() -> None:
+    pools_ = (OVERLAY, Pool("snat", PoolKind.SNAT, ("203.0.113.0/29", "2001:db8::/64")))
+    book = ledger(*pools_)
+    for name in ("globex", "acme"):
+        lease(book, name, org(name, NetworkMode.NAT))
+    before = snat(book, org("acme")), prefixes(book, org("acme")), lease(book, "acme", org("acme", NetworkMode.NAT))
+    assert [":" in each for each in before[0] + before[1] + before[2]] == [False, True] * 3
+    book = ledger(*pools_, holding=book.holding())
+    assignment.settle(book, org("acme", NetworkMode.SHARED), 1)
+    lease(book, "late", org("late", NetworkMode.NAT), 2)
+    assignment.settle(book, org("acme", NetworkMode.NAT), 3)
+    after = snat(book, org("acme")), prefixes(book, org("acme")), lease(book, "acme", org("acme", NetworkMode.NAT))
+    assert after == before
+
+
+# ---- pools that get IPv6, or lose it
+
+PLAIN = Pool("overlay", PoolKind.CONTAINER, ("10.240.0.0/20",))
+
+
+def test_a_pool_that_gets_v6_gives_it_to_new_workloads_and_renumbers_nobody() -> None:
+    book = ledger(PLAIN)
+    assert lease(book, "old", org("acme")) == ["10.240.0.3"]
+    book = ledger(OVERLAY, holding=book.holding())
+    assert lease(book, "old", org("acme")) == ["10.240.0.3"]
+    assert lease(book, "new", org("acme")) == ["10.240.0.4", "fd00:cf::3"]
+    assert prefixes(book, org("acme")) == ["10.240.0.0/24", "fd00:cf::/64"]
+
+
+def test_a_pool_that_loses_v6_takes_it_from_nobody_and_gives_it_to_nobody_new() -> None:
+    book = ledger(OVERLAY)
+    both = lease(book, "old", org("acme"))
+    book = ledger(PLAIN, holding=book.holding())
+    assert lease(book, "old", org("acme")) == both
+    assert not assignment.adopt(book, "cell-1", {"old": (org("acme"), tuple(both))}, 1)
+    assert lease(book, "new", org("acme")) == ["10.240.0.4"]
+    assert lease(book, "other", org("globex")) == ["10.240.1.3"]
+    assignment.release(book, "old", 2)
+    book = ledger(OVERLAY, holding=book.holding())
+    assert lease(book, "again", org("acme"), 3)[1] != both[1]  # it rests
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), min_size=1, max_size=60))
+def test_however_many_orgs_each_has_one_v6_subnet_of_its_own_while_its_v4_ones_grow(
+    starts: list[tuple[int, int]],
+) -> None:
+    """An org of a /48 never needs a second /64: only v4 runs out, and says so."""
+    book = ledger(Pool("p", PoolKind.CONTAINER, ("10.0.0.0/22", "fd00:cf::/48"), 29))
+    for workload, (number, copies) in enumerate(starts):
+        for copy in range(copies + 1):
+            assignment.lease(book, f"w{workload}.{copy}", org(f"o{number}"), "cell-1", 0.0)
+    check(book.holding())
+    six = [network for network in book.networks.values() if ":" in network.prefix]
+    assert len({network.org for network in six}) == len(six)
+    assert all(ipaddress.ip_network(network.prefix).prefixlen == 64 for network in six)
+    assert all({":" in held.address for held in held_by} == {False, True} for held_by in book.live.values())
+
+
 def test_a_newly_routed_org_keeps_its_snat_address_while_workloads_live_where_nothing_is_announced() -> None:
     book = ledger()
     lease(book, "a", org("globex", NetworkMode.NAT))

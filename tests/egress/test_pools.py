@@ -154,3 +154,19 @@ def test_an_orgs_subnet_can_be_cut_from_a_pool_of_millions() -> None:
     held = Spans.empty()
     first = pools.next_block(pools.shares(wide)["", 6][0], 1 << 64, held)
     assert first == int(ipaddress.ip_address("fd00::"))
+
+
+def test_a_pool_of_the_widest_ipv6_prefix_is_never_listed() -> None:
+    """Every question of it is arithmetic: listed, its 2⁶⁴ subnets, or one subnet's addresses, would end no test."""
+    wide = Pool("wide", PoolKind.CONTAINER, ("10.0.0.0/8", "2000::/3"), reserved=(("acme", ("2000:0:0:1::7",)),))
+    assert pools.validate([wide]) == ()
+    assert pools.capacity(wide, 6) == 1 << 61
+    spans, held = pools.shares(wide)["", 6], Spans.empty()
+    cut = []
+    for _ in range(3):
+        first = next(at for at in (pools.next_block(span, 1 << 64, held) for span in spans) if at is not None)
+        held.add((first, first + (1 << 64) - 1), "")
+        cut.append(pools.prefix_text(6, first, 64))
+    assert cut == ["2000::/64", "2000:0:0:2::/64", "2000:0:0:3::/64"]
+    places = Places(pools.usable(cut[0]))
+    assert [pools.address_text(6, places.take(0, 300) or 0) for _ in range(2)] == ["2000::3", "2000::4"]
