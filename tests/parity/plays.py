@@ -119,7 +119,7 @@ class InMemory:
             address: LocalPort(address, address, "", "", (address,), mapped_ports=tuple(MappedPort(*e) for e in mapped))
             for address, mapped in mapped_ports((*play.packets, *play.later)).items()
         }
-        dataplane = Memory(LocalState("cell-1", worlds.CELL4, ("up1",), ports))
+        dataplane = Memory(LocalState("cell-1", worlds.CELL4, ("up1",), ports, worlds.CELL6))
         found = self._ask(dataplane, play.world, play.packets, after=False)
         if play.changed is not None:
             found += self._ask(dataplane, play.changed, (*play.packets, *play.later), after=True)
@@ -292,7 +292,7 @@ class OnLinux:
         packet = each.packet
         to, port = packet.destination, packet.port
         if packet.mapped:
-            to = worlds.CELL4
+            to = worlds.CELL6 if ":" in packet.destination else worlds.CELL4
             port = next(host for host, inner in self._ports[packet.destination] if inner == packet.port)
         self.stage.send(each.sender, wire.opening(packet, number, 20000 + number % 40000, to, port))
 

@@ -128,7 +128,7 @@ class Stage:
         self._at: dict[str, str] = {}
         self._spaces: dict[str, Namespace] = {}
         self.topology = Topology(pools=(POOL4, POOL6))
-        self.local = LocalState(CELL_NAME, CELL4, (UPLINK,))
+        self.local = LocalState(CELL_NAME, CELL4, (UPLINK,), host_address6=CELL6)
         self._affinity = os.sched_getaffinity(0)
 
     async def __aenter__(self) -> Stage:
@@ -160,7 +160,9 @@ class Stage:
     async def converge(self, network: LogicalNetwork, mapped: Mapping[str, Sequence[tuple[int, int]]]) -> None:
         """`mapped`: container address → (host port, container port)."""
         ports = {
-            name: replace(port, mapped_ports=tuple(MappedPort(*each) for each in mapped.get(port.addresses[0], ())))
+            name: replace(
+                port, mapped_ports=tuple(MappedPort(*each) for one in port.addresses for each in mapped.get(one, ()))
+            )
             for name, port in self.local.ports.items()
         }
         await self.dataplane.converge(network, replace(self.local, ports=ports))
@@ -201,10 +203,10 @@ class Stage:
                 self._vm(number, inside_)
         for address in (CELL4, CELL6, DNS):
             self._at[address] = "cell"
-        # One org leaves by the cell's address: its connections are translated, and judged all the same.
-        self.topology = replace(
-            self.topology, source_nats={"10.240.1.0/24": SourceNat("10.240.1.0/24", "", QualifiedId("cf:globex"))}
-        )
+        # One org leaves by the cell's addresses: its connections are translated, and judged all the same.
+        translated = ("10.240.1.0/24", "fd42:240:0:1::/64")
+        nats = {prefix: SourceNat(prefix, "", QualifiedId("cf:globex")) for prefix in translated}
+        self.topology = replace(self.topology, source_nats=nats)
         config = AgentConfig(CELL_NAME, "", "", "", (UPLINK,), host_address=CELL4)
         self.dataplane = LinuxDataplane(config, descriptor)
         self.flows = inside(descriptor, Conntrack)

@@ -36,6 +36,22 @@ def test_sixty_worlds_meet_every_action_tier_and_default():
     assert wanted <= seen.keys()
 
 
+def test_half_of_the_packets_are_ipv6_and_everything_that_decides_decides_on_it_too():
+    seen: Counter[str] = Counter()
+    packets = 0
+    for seed in range(60):
+        world, sent = made(seed)
+        six = [each for each in sent if ":" in each.source]
+        packets += len(sent)
+        seen["v6"] += len(six)
+        for name, share in worlds.coverage(world, six).items():
+            seen[name] += share > 0
+    assert 0.4 < seen["v6"] / packets < 0.6
+    wanted = {f"action:{action.value}" for action in Action}
+    wanted |= {f"by:{kind}" for kind in ("policy", "asg", "garden", "rule", "system")}
+    assert all(seen[name] for name in wanted | worlds.DEFAULTS | {"mapped"})
+
+
 def test_compiler_and_oracle_agree_in_these_worlds():
     for seed in range(40):
         world, packets = made(seed)

@@ -40,7 +40,7 @@ POOL4, POOL6 = "10.240.0.0/16", "fd42:240::/48"
 CELL4, CELL6, DNS = "10.0.1.10", "fd42:1::10", "169.254.0.53"
 OUTSIDE4 = ("203.0.113.7", "203.0.113.8", "198.51.100.20")
 OUTSIDE6 = ("2001:db8::7", "2001:db8::8")
-METADATA = "169.254.169.254"
+METADATA, METADATA6 = "169.254.169.254", "fd00:ec2::254"
 PORTS = (22, 53, 80, 443, 8080, 9000)
 ORGS = 3
 DEFAULTS = frozenset(rule.key for rule in translate.baseline_rules())
@@ -70,9 +70,9 @@ def random_world(rng: random.Random, size: Size | None = None) -> World:
             *translate.system_rules(
                 dns_listeners=(DNS,),
                 host_tcp_services=(f"{CELL4}:8080",) if rng.random() < 0.4 else (),
-                metadata_addresses=(METADATA,),
-                deny_running=("203.0.113.6/31",) if rng.random() < 0.2 else (),
-                deny_staging=("198.51.100.0/24",) if rng.random() < 0.2 else (),
+                metadata_addresses=(METADATA, METADATA6),
+                deny_running=("203.0.113.6/31", "2001:db8::6/127") if rng.random() < 0.2 else (),
+                deny_staging=("198.51.100.0/24", "2001:db8::8/128") if rng.random() < 0.2 else (),
                 container_pools=(POOL4, POOL6),
                 disable_container_network_policy=rng.random() < 0.05,
             ),
@@ -93,7 +93,7 @@ def _containers(rng: random.Random, size: Size) -> Iterator[Workload]:
         org = rng.randrange(len(orgs))
         space, app = rng.choice(("dev", "prod")), rng.choice(("front", "back"))
         path = f"{orgs[org]}/{space}/{app}"
-        addresses = container_addresses(org, number)[: 2 if size.v6 and rng.random() < 0.6 else 1]
+        addresses = container_addresses(org, number)[: 2 if size.v6 and rng.random() < 0.9 else 1]
         yield Workload(
             id=f"{FOUNDATION}:handle-{number}",
             kind=Kind.CONTAINER,
@@ -113,7 +113,7 @@ def _vms(rng: random.Random, size: Size) -> Iterator[Workload]:
     for number in range(rng.randint(min(1, size.vms), size.vms)):
         inside = rng.random() < 0.4
         protected = inside or rng.random() < 0.7
-        addresses = vm_addresses(number, inside, protected)[: 2 if size.v6 and rng.random() < 0.5 else 1]
+        addresses = vm_addresses(number, inside, protected)[: 2 if size.v6 and rng.random() < 0.9 else 1]
         org = qualify(FOUNDATION, "acme") if inside else None
         name = f"db-{number}"
         yield Workload(f"vm:{name}", Kind.VM, addresses, "cell-1", org, name=name, protected=protected)
@@ -150,12 +150,16 @@ def random_groups(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Gr
 
 def _member(rng: random.Random, workloads: Sequence[Workload]) -> Selector:
     one = rng.choice(workloads)
-    choices = [Selector(SelectorKind.WORKLOAD, one.id), Selector(SelectorKind.RANGE, rng.choice(OUTSIDE4))]
+    choices = [Selector(SelectorKind.WORKLOAD, one.id), Selector(SelectorKind.RANGE, rng.choice(OUTSIDE4 + OUTSIDE6))]
     if one.org:
         choices.append(Selector(SelectorKind.ORG, one.org))
     if one.space and one.app:
         choices += [Selector(SelectorKind.SPACE, one.space), Selector(SelectorKind.APP, one.app)]
     return rng.choice(choices)
+
+
+_NETWORKS4 = ("10.240.0.0/24", "10.240.1.0-10.240.1.9", "203.0.113.0/24", "10.0.0.0/8")
+_NETWORKS6 = ("fd42:240::/64", "fd42:240:0:1::3-fd42:240:0:1::9", "2001:db8::/64", "fd42::/16")
 
 
 def _end(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Selector, ...]:
@@ -165,9 +169,7 @@ def _end(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Selector, .
     if drawn < 0.3:
         return (Selector(SelectorKind.KIND, rng.choice(("container", "vm", "cell", "running", "staging"))),)
     if drawn < 0.4:
-        network = rng.choice(
-            ("10.240.0.0/24", "10.240.1.0-10.240.1.9", "203.0.113.0/24", "fd42:240::/64", "10.0.0.0/8")
-        )
+        network = rng.choice((*_NETWORKS4, *_NETWORKS6))
         return (Selector(SelectorKind.RANGE, network),)
     if drawn < 0.75:
         group = rng.choices(("g0", "g1", "outer", "empty", "loop", "unknown"), (6, 6, 4, 1, 1, 1))[0]
@@ -228,7 +230,8 @@ def _policy(rng: random.Random, apps: Sequence[QualifiedId]) -> CfPolicy:
 
 
 def _entry(rng: random.Random) -> GardenRule:
-    networks = ["203.0.113.0/24", "203.0.113.7", "0.0.0.0/0", "10.0.0.0-10.255.255.255", "2001:db8::/32", "::/0"]
+    networks = ["203.0.113.0/24", "203.0.113.7", "0.0.0.0/0", "10.0.0.0-10.255.255.255"]
+    networks += ["2001:db8::/32", "2001:db8::7", "::/0", "fd42::-fd42:ffff::"]
     protocol = rng.choice(("tcp", "tcp", "udp", "icmp", "icmpv6", "all"))
     ports = ",".join(f"{first}-{last}" for first, last in (_ports(rng) for _ in range(rng.choice((1, 2)))))
     kind, code = rng.choice(((-1, -1), (8, 0), (8, -1), (128, 0)))
@@ -316,7 +319,7 @@ def _senders(world: World) -> tuple[str, ...]:
 
 
 def _receivers(world: World) -> tuple[str, ...]:
-    return (*_senders(world), DNS, METADATA, "10.240.7.77", "fd42:240:0:7::77")
+    return (*_senders(world), DNS, METADATA, METADATA6, "10.240.7.77", "fd42:240:0:7::77")
 
 
 def _aimed(
@@ -331,6 +334,8 @@ def _aimed(
         return None
     source = rng.choice(sources)
     service = rng.choice(services)
+    # Of the source's family, where the rule has it: else half of all that is drawn could not be on a wire.
+    destinations = _alike(source, destinations)
     port = rng.choice(PORTS)
     if service.ports:
         first, last = rng.choice(service.ports)
@@ -344,8 +349,14 @@ def _aimed(
 
 def _anywhere(rng: random.Random, world: World) -> Packet | None:
     protocol = rng.choices((Protocol.TCP, Protocol.UDP, Protocol.ICMP), (5, 2, 1))[0]
-    source, destination = rng.choice(_senders(world)), rng.choice(_receivers(world))
+    source = rng.choice(_alike(rng.choice((CELL4, CELL6)), _senders(world)))
+    destination = rng.choice(_alike(source, _receivers(world)))
     return _packet(world, source, destination, protocol, rng.choice(PORTS), 8, rng.random() < 0.25)
+
+
+def _alike(like: str, addresses: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of its family; all of them when there is none."""
+    return tuple(each for each in addresses if (":" in each) == (":" in like)) or addresses
 
 
 def _packet(
@@ -365,7 +376,7 @@ def _packet(
     if protocol in (Protocol.ICMP, Protocol.ICMPV6):
         # Only echo, timestamp and their kin make a connection; a v6 host needs its neighbour messages for itself.
         return Packet(source, destination, Protocol.ICMPV6 if v6 else Protocol.ICMP, 0, 128 if v6 else _echo4(kind), 0)
-    mapped = mapped and to_container and protocol is Protocol.TCP and not v6
+    mapped = mapped and to_container and protocol is Protocol.TCP
     return Packet(source, destination, protocol, port, mapped=mapped)
 
 
