@@ -119,6 +119,8 @@ class OrgRow:
     suspended: bool
     subnets: tuple[str, ...]
     snat_addresses: tuple[str, ...]
+    no_way_out: tuple[str, ...]
+    """Subnets from which nothing leaves the cell: there is no address of their family to leave by."""
     workloads: int
     refusal_code: str
     refusal: str

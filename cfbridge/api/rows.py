@@ -30,6 +30,7 @@ from cfbridge.api.resources import (
 )
 from cfbridge.api.views import Facade
 from cfbridge.snapshot import Snapshot
+from egress.model import NetworkMode
 from egress.values import QualifiedId, Refused, qualify, unqualify
 from policy_sync import translate
 from policy_sync.model import Rule, Tier
@@ -157,24 +158,40 @@ def orgs(facade: Facade) -> Sequence[OrgRow]:
     subnets: dict[QualifiedId, list[tuple[int, str]]] = {}
     for network in held.org_networks:
         subnets.setdefault(network.org, []).append((network.position, network.prefix))
+    taken = {each.address for mine in held.snat_addresses.values() for each in mine}
+    own = [address for cell in snapshot.cells.values() for address in cell.addresses if address not in taken]
     rows = []
     for org in {*suspended, *workloads, *subnets, *held.snat_addresses}:
         refused = held.refusals.get(org, _NOTHING)
+        mode = modes.get(org, snapshot.defaults.mode)
+        mine = tuple(prefix for _, prefix in sorted(subnets.get(org, [])))
+        leaves_by = tuple(each.address for each in held.snat_addresses.get(org, ()))
         rows.append(
             OrgRow(
                 id=org,
                 name=named.org(org),
                 foundation=unqualify(org)[0],
-                mode=str(modes.get(org, snapshot.defaults.mode)),
+                mode=str(mode),
                 suspended=suspended.get(org, False),
-                subnets=tuple(prefix for _, prefix in sorted(subnets.get(org, []))),
-                snat_addresses=tuple(each.address for each in held.snat_addresses.get(org, ())),
+                subnets=mine,
+                snat_addresses=leaves_by,
+                no_way_out=_stuck(mode, mine, leaves_by, own),
                 workloads=workloads[org],
                 refusal_code=refused.code,
                 refusal=refused.message,
             )
         )
     return sorted(rows, key=lambda row: (row.name, row.id))
+
+
+def _stuck(
+    mode: NetworkMode, subnets: Sequence[str], leaves_by: Sequence[str], cells: Sequence[str]
+) -> tuple[str, ...]:
+    """Subnets without an address of their family to leave by: the org's own ones, or their cell's."""
+    if mode is NetworkMode.ROUTED:
+        return ()
+    ways = {":" in address for address in (leaves_by if mode is NetworkMode.NAT else cells)}
+    return tuple(prefix for prefix in subnets if (":" in prefix) not in ways)
 
 
 def pools(facade: Facade) -> Sequence[PoolRow]:

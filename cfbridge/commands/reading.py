@@ -194,6 +194,7 @@ org = _listing(
         "mode": "mode",
         "subnets": "subnets",
         "leaves as": "snat_addresses",
+        "no way out": "no_way_out",
         "workloads": "workloads",
         "refused": "refusal",
     },

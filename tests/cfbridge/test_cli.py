@@ -131,10 +131,10 @@ def test_every_list_there_is_is_compared_with_the_api() -> None:
 def test_orgs_are_a_table_as_cf_prints_them(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
     cli.run(["org", "list"])
     assert capsys.readouterr().out == (
-        "name       mode     subnets         leaves as     workloads   refused\n"
-        "acme       nat      10.240.1.0/24   203.0.113.7   2\n"
-        "globex     shared                                 0\n"
-        "newcomer   shared                                 1\n"
+        "name       mode     subnets         leaves as     no way out   workloads   refused\n"
+        "acme       nat      10.240.1.0/24   203.0.113.7                2\n"
+        "globex     shared                                              0\n"
+        "newcomer   shared                                              1\n"
     )
 
 

@@ -25,6 +25,7 @@ from cfbridge.api.views import Alarm
 from cfbridge.inventory import Look
 from cfbridge.metrics import Metrics
 from cfbridge.settings import ApiConfig
+from egress.model import NetworkMode, OrgNetwork, OrgWish, SnatAddress
 from egress.values import Refused, RefusedError
 from tests.cfbridge.api.world import SNAPSHOT, STATE, FakeFacade
 
@@ -67,11 +68,39 @@ async def test_an_org_is_shown_by_name_with_its_network(asked: aiohttp.ClientSes
         "suspended": False,
         "subnets": ["10.240.1.0/24"],
         "snat_addresses": ["203.0.113.7"],
+        "no_way_out": [],
         "workloads": 2,
         "refusal_code": "",
         "refusal": "",
     }
     assert (page["total"], page["next"], page["revision"]) == (3, None, 41)
+
+
+@pytest.mark.parametrize(
+    ("mode", "snat", "cell", "stuck"),
+    [
+        pytest.param(NetworkMode.NAT, "203.0.113.7", "2001:db8::10", ["fd00:cf::/64"], id="nat without a v6 address"),
+        pytest.param(NetworkMode.NAT, "2001:db8:5::1", "2001:db8::10", ["10.240.1.0/24"], id="nat without a v4 one"),
+        pytest.param(NetworkMode.SHARED, "203.0.113.7", "2001:db8::10", [], id="shared by a cell with both"),
+        pytest.param(
+            NetworkMode.SHARED, "2001:db8:5::1", "2001:db8:5::1", ["fd00:cf::/64"], id="the cell's is an org's"
+        ),
+        pytest.param(NetworkMode.ROUTED, "203.0.113.7", "10.0.0.9", [], id="routed"),
+    ],
+)
+async def test_an_org_shows_the_subnets_that_have_no_address_of_their_family_to_leave_by(
+    asked: aiohttp.ClientSession, facade: FakeFacade, mode: NetworkMode, snat: str, cell: str, stuck: list[str]
+) -> None:
+    org, held = SNAPSHOT.held.org_networks[0].org, SNAPSHOT.held
+    networks = (*held.org_networks, OrgNetwork(org, "fd00:cf::/64", "overlay"))
+    leaving = {org: (SnatAddress(org, snat, "snat"),)}
+    facade.snapshot = replace(
+        SNAPSHOT,
+        held=replace(held, org_networks=networks, snat_addresses=leaving),
+        intent=replace(SNAPSHOT.intent, tenants=(OrgWish(org, mode, name="acme"),)),
+        cells={"cell-1": replace(SNAPSHOT.cells["cell-1"], addresses=("10.0.0.5", cell))},
+    )
+    assert (await get(asked, f"{ROOT}/orgs"))["items"][0]["no_way_out"] == stuck
 
 
 async def test_an_org_nobody_read_yet_bears_the_name_its_container_reported(asked: aiohttp.ClientSession) -> None:
