@@ -239,6 +239,15 @@ def test_an_agent_file_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_the_cells_own_addresses_are_one_of_each_family() -> None:
+    agent = "cell: c\nsocket: /s\nstate_dir: /d\nbridge: /b\nuplinks: [eth0]\n"
+    read = config.read_agent(agent + "host_address: 10.0.0.5\nhost_address6: 2001:DB8::0:5\n")
+    assert (read.host_address, read.host_address6) == ("10.0.0.5", "2001:db8::5")
+    for wrong in ("host_address: 2001:db8::5\n", "host_address6: 10.0.0.5\n"):
+        refused = outcome(agent + wrong, config.read_agent)
+        assert refused.field == wrong.partition(":")[0]
+
+
 def test_an_agents_settings_survive_being_written_for_the_child() -> None:
     read = config.read_bridge(WHOLE)
     assert read.cell is not None

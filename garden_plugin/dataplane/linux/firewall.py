@@ -50,7 +50,7 @@ class Firewall:
 
     def _once(self, part: str, make: Callable[..., T], *inputs: Any) -> T:
         kept = self._kept.get(part)
-        if kept is not None and all(a is b for a, b in zip(kept[0], inputs, strict=True)):
+        if kept is not None and all(map(_same, kept[0], inputs)):
             made: T = kept[1]
             return made
         fresh = make(*inputs)
@@ -61,7 +61,7 @@ class Firewall:
         ruleset, topology = network.ruleset, network.topology
         sets: dict[str, Elements] = dict.fromkeys(SETS, _EMPTY)
         rules = (ruleset.tiers, ruleset.profiles)
-        leaving = (topology.segments, topology.routers, topology.source_nats)
+        leaving = (topology.segments, topology.routers, topology.source_nats, topology.blocked_sources)
         used = self._once("used", _used, *rules)
         vms = self._once("vms", vms_here, topology.ports, local)
         sets |= self._once("local", _local, local, vms)
@@ -113,6 +113,11 @@ class Firewall:
         many = self._follow(part, source, encode)
         more = {key: data for key, data in few.items() if key not in many}
         return Grown(many, more) if more else many
+
+
+def _same(before: object, now: object) -> bool:
+    """Mappings stay the same object from revision to revision; what is small comes anew with each, and is compared."""
+    return before is now or (isinstance(now, str | tuple) and before == now)
 
 
 _Element = tuple[bytes, bytes | None]
@@ -188,12 +193,14 @@ def _leaving(
     segments: Mapping[str, Segment],
     routers: Mapping[str, Router],
     source_nats: Mapping[str, SourceNat],
+    blocked_sources: tuple[str, ...],
     host_address: str,
     host_address6: str,
 ) -> dict[str, Elements]:
     """Translations, and who may not leave at all: an org that is to be translated, but to what?"""
     sets: dict[str, dict[bytes, bytes | None]] = {f"{name}{n}": {} for name in _LEAVING for n in (4, 6)}
     translated: list[PackedRange] = []
+    closed = [prefix_range(source) for source in blocked_sources]
     for nat in source_nats.values():
         source = prefix_range(nat.source)
         n, host = (4, host_address) if len(source[0]) == 4 else (6, host_address6)
@@ -202,7 +209,8 @@ def _leaving(
             sets[f"snat{n}"][interval(source)] = pack(address)
             if address != host:
                 sets[f"snat_address{n}"][pack(address)] = None
-    closed = []
+        else:  # as the cell, which has no address of this family
+            closed.append(source)
     for segment in segments.values():
         router = routers.get(segment.org)
         if router is None or router.mode is not NetworkMode.ROUTED:

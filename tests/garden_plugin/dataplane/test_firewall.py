@@ -113,12 +113,33 @@ def test_a_routed_org_leaves_as_it_is_and_a_shared_one_as_the_cell() -> None:
     assert elements("snat4", topology=shared) == ["10.240.1.0-10.240.1.255 : 192.0.2.10"]
 
 
+def test_who_is_to_leave_as_a_cell_without_ipv6_may_not_leave_by_it_whatever_its_orgs_mode() -> None:
+    nats = {"2001:db8:f:1::/64": SourceNat("2001:db8:f:1::/64", "", ORG)}
+    for mode in (NetworkMode.SHARED, NetworkMode.ROUTED):  # routed, but where nobody announces it
+        topology = replace(TOPOLOGY, routers={ORG: Router(ORG, "acme", mode)}, source_nats=nats)
+        assert elements("snat6", topology=topology) == []
+        assert elements("blocked6", topology=topology) == ["2001:db8:f:1::-2001:db8:f:1:ffff:ffff:ffff:ffff"]
+        both = replace(LOCAL, host_address6="2001:db8::10")
+        assert elements("blocked6", topology=topology, local=both) == []
+        assert elements("snat6", topology=topology, local=both) == [
+            "2001:db8:f:1::-2001:db8:f:1:ffff:ffff:ffff:ffff : 2001:db8::10"
+        ]
+
+
+def test_a_machine_of_a_translated_org_leaves_by_no_address_that_lies_in_no_segment_either() -> None:
+    assert elements("blocked6", topology=Topology(blocked_sources=("2001:db8:30::5/128",))) == ["2001:db8:30::5"]
+
+
 def test_a_mapped_port_is_an_element_of_the_agents_making() -> None:
     port = LocalPort("cf:a", "a", "cf-a", "", ("10.240.1.5",), mapped_ports=(MappedPort(61001, 8080),))
     local = replace(LOCAL, ports={"cf:a": port})
     assert elements("netin4", local=local) == ["192.0.2.10 . 61001 : 10.240.1.5 . 8080"]
     assert elements("netin_ok4", local=local) == ["10.240.1.5 . 8080"]
     assert elements("port_src4", local=local) == ['"cf-a" . 10.240.1.5']
+    both = replace(port, addresses=("10.240.1.5", "2001:db8:f::5"))
+    assert elements("netin6", local=replace(local, ports={"cf:a": both})) == []
+    local = replace(local, ports={"cf:a": both}, host_address6="2001:db8::10")
+    assert elements("netin6", local=local) == ["2001:db8::10 . 61001 : 2001:db8:f::5 . 8080"]
 
 
 def test_a_vm_with_a_name_that_no_device_can_have_is_no_port() -> None:
