@@ -37,6 +37,11 @@ class Instance:
         return self.container.address
 
     @property
+    def address6(self) -> str:
+        """Empty where its org's pool has no IPv6."""
+        return self.container.address6
+
+    @property
     def netns(self) -> str:
         return self.container.netns
 

@@ -70,6 +70,8 @@ class Installation:
     """Further keys of the bridge's config."""
     looks: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of the foundation in it."""
+    vm_address6: str = ""
+    """The VM's second address; the intent has to name it too."""
 
     lab: Lab = field(init=False)
     foundation: Foundation = field(init=False)
@@ -96,7 +98,8 @@ class Installation:
     async def _start(self) -> None:
         self.lab = await asyncio.to_thread(Lab)
         address, gateway = f"{VM_ADDRESS}/24", VM_ADDRESS.rpartition(".")[0] + ".1"
-        await asyncio.to_thread(self.lab.vm, "vm1", VM_DEVICE, address, gateway)
+        six = f"{self.vm_address6}/128" if self.vm_address6 else ""
+        await asyncio.to_thread(self.lab.vm, "vm1", VM_DEVICE, address, gateway, six)
         self.lab.announce("203.0.113.0/26")
         self.foundation = await self._serve()
         self._write_configs()

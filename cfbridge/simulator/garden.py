@@ -93,6 +93,11 @@ class Container:
         return self.properties.get("garden.network.container-ip", "")
 
     @property
+    def address6(self) -> str:
+        """Empty where the org's pool has no IPv6."""
+        return self.properties.get("garden.network.container-ipv6", "")
+
+    @property
     def mapped_ports(self) -> dict[int, int]:
         """Container port → host port."""
         mapped = json.loads(self.properties.get("garden.network.mapped-ports") or "[]")
