@@ -56,6 +56,10 @@ async def test_a_cell_without_an_ipv6_workload_forwards_none_and_its_ports_have_
     assert cell.lab.cell.run("ip", "-6", "address", "show", "dev", device) == ""
     assert [setting(cell, f"{device}/disable_ipv6"), setting(cell, f"{device}/accept_ra")] == ["1", "0"]
     assert setting(cell, "all/forwarding") == "0"
+    cell.lab.cell.sysctl(f"net.ipv6.conf.{device}.disable_ipv6=0")
+    await cell.restart()
+    await cell.converge()
+    assert setting(cell, f"{device}/disable_ipv6") == "1"
     cell.container("b", B, B6)
     await cell.converge()
     device = cell.local.ports["cf:b"].device

@@ -297,8 +297,8 @@ def _wrong(link: Link, mtu: int, ipv6: bool) -> Iterator[str]:
     for name in ("rp_filter", "proxy_arp", "send_redirects", "accept_ra"):
         if value := getattr(found, name):
             yield f"{name} is {int(value)}"
-    if ipv6 and not found.ipv6:
-        yield "IPv6 is off"
+    if ipv6 is not found.ipv6:
+        yield f"IPv6 is {'on' if found.ipv6 else 'off'}"
 
 
 def is_adopted(link: Link) -> bool:
