@@ -196,7 +196,7 @@ class Cell:
             segments={**self.topology.segments, prefix: Segment(prefix, org, "main")},
             routers={org: Router(org, "org", mode)},
         )
-        if mode is NetworkMode.SHARED or address:
+        if address or mode is NetworkMode.SHARED or (mode is NetworkMode.NAT and ":" not in prefix):
             nats = {**self.topology.source_nats, prefix: SourceNat(prefix, address, org)}
             self.topology = replace(self.topology, source_nats=nats)
 
