@@ -280,7 +280,7 @@ def _rule_message(number: int, flags: int, rule: Rule, harmless: tuple[int, ...]
         fields["src_len"] = length
         attributes.append(("FRA_SRC", address))
     verb = "add" if number == _NEWRULE else "del"
-    what = f"-{rule.family} rule {verb} priority {rule.priority} lookup {rule.table}"
+    what = f"-{rule.family} rule {verb} priority {rule.priority}"
     return _encode(fibmsg, number, _ACK | flags, fields, attributes, what, harmless)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -48,7 +47,9 @@ INTENT = {
 }
 EVERYTHING = [{"protocol": "all", "destination": "0.0.0.0/0"}, {"protocol": "all", "destination": "::/0"}]
 FIREWALL = {"deny_networks_always": [f"{DENIED}/32", f"{DENIED6}/128"]}
+EXT, CELL, FREE = (lab.EXT, lab.EXT6), (lab.CELL, lab.CELL6), ("10.243.255.77", "fd00:cf:0:1::7777")
 OPEN, REFUSED = ["open", "open"], ["refused", "refused"]
+STREAMS = ("on IPv4", "on IPv6")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -96,16 +97,12 @@ async def leaves_by(box: Box, source: Instance) -> list[str]:
 
 
 async def open_streams(box: Box, source: Instance, to: Instance) -> None:
-    for name, address in zip(_STREAMS, _ends(to), strict=True):
+    for name, address in zip(STREAMS, _ends(to), strict=True):
         await box.open_stream(source, name, address, 8080)
 
 
 async def streams(box: Box, source: Instance, ask: Callable[[Instance, str], Awaitable[bool]]) -> list[bool]:
-    return [await ask(source, name) for name in _STREAMS]
-
-
-EXT, CELL, FREE = (lab.EXT, lab.EXT6), (lab.CELL, lab.CELL6), ("10.243.255.77", "fd00:cf:0:1::7777")
-_STREAMS = ("on IPv4", "on IPv6")
+    return [await ask(source, name) for name in STREAMS]
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
@@ -156,18 +153,14 @@ async def test_containers_of_any_org_are_refused_until_a_policy_opens_its_port_t
 
 async def test_a_removed_policy_cuts_the_streams_of_both_families_and_no_other(box: Box) -> None:
     gone, kept, server = await _app(box, "gone"), await _app(box, "kept"), await _app(box, "served")
-    for source in (gone, kept):
-        await box.add_policy(_name(source), "served")
+    for name, source in (("gone", gone), ("kept", kept)):
+        await box.add_policy(name, "served")
         await becomes(OPEN, partial(tcp, box, source, server))
         await open_streams(box, source, server)
     await box.remove_policy("gone", "served")
     assert await streams(box, gone, lambda source, name: box.until_cut(source, name, 5)) == [True, True]
     assert await tcp(box, gone, server) == REFUSED
     assert await streams(box, kept, box.flows) == [True, True]
-
-
-def _name(instance: Instance) -> str:
-    return str(json.loads(instance.container.properties["log_config"])["tags"]["app_name"])
 
 
 # --- security groups --------------------------------------------------------------------------------------------------
