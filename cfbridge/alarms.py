@@ -1,4 +1,4 @@
-"""What should an operator know now of foundations and cells? In sentences that say what to do."""
+"""What should an operator know now of foundations, their certificates and cells? In sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 from cfbridge.api.views import Alarm
 from cfbridge.cells import FOUGHT_SECONDS, UNHEARD_SECONDS
+from cfbridge.foundation import certificates
 from cfbridge.inventory import FoundationState, HeldBack
+from cfbridge.settings import FoundationConfig
 from cfbridge.snapshot import CellState
 
 _CALLED = {"asgs": "security groups"}
@@ -48,6 +50,12 @@ def of_cells(
                 f"{cell.last_drift}. Find who writes there and stop it."
             )
             yield Alarm("degraded", "CELL_MEDDLED", message)
+
+
+def of_certificates(foundations: Iterable[FoundationConfig], now: float) -> Iterator[Alarm]:
+    for foundation in foundations:
+        if ending := certificates.ending(foundation.policy_server, now):
+            yield Alarm("warning", "CERTIFICATE_ENDS", ending)
 
 
 def withheld(foundation: str, held: HeldBack) -> str:

@@ -108,6 +108,7 @@ class Bridge:
             found += alarms.of(state)
         now = time.time()
         found += alarms.of_cells(self.cells.states.values(), self.cells.late(), self.cells.unheard(now), now)
+        found += alarms.of_certificates(self.config.foundations, now)
         refusals = [self.cells.restored] if self.cells.restored else []
         refusals += [r for each in self.cells.conflicts.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]

@@ -22,10 +22,13 @@ _SAID = 120
 
 
 class Complaint(msgspec.Struct):
+    code: int = 0
     title: str = ""
 
 
 class Errors(msgspec.Struct):
+    """What Cloud Controller says where it refuses."""
+
     errors: list[Complaint] = []
 
 
@@ -180,6 +183,12 @@ class Token(msgspec.Struct):
     access_token: Guid
 
 
+class TokenError(msgspec.Struct):
+    """What UAA says where it refuses."""
+
+    error: str = ""
+
+
 ERRORS = msgspec.json.Decoder(Errors)
 PAGE = msgspec.json.Decoder(Page)
 ORG = msgspec.json.Decoder(Org)
@@ -198,6 +207,7 @@ RAW_LIST = msgspec.json.Decoder(list[msgspec.Raw])
 NUMBER = msgspec.json.Decoder(Natural)
 ROOT = msgspec.json.Decoder(Root)
 TOKEN = msgspec.json.Decoder(Token)
+TOKEN_ERROR = msgspec.json.Decoder(TokenError)
 
 
 def decoded(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:

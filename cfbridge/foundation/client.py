@@ -4,7 +4,8 @@
 of whole answers and its errors stay outside. It is synchronous, so it runs on four threads of its own.
 `PolicyServer`: aiohttp with a client certificate; what it answers is JSON said to be text/plain.
 
-Whatever goes wrong leaves as `Unavailable` (retry) or `RefusedError` (they said no: somebody must change something).
+Whatever goes wrong leaves as `Unavailable` (retry) or `RefusedError` (they said no: somebody must change something), by
+the name of who it was: Cloud Controller, UAA or the policy server. No answer is slower or larger than `Bounds` allow.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,8 @@ import cloudfoundry_client.client
 import requests
 import urllib3.exceptions
 
-from cfbridge.foundation import read
+from cfbridge.foundation import bounded, certificates, read
+from cfbridge.foundation.bounded import GENEROUS, Answer, Bounds, TooLargeError
 from cfbridge.settings import FoundationConfig, PolicyServerConfig
 from egress.values import Refused, RefusedError, Unavailable
 
@@ -35,77 +36,94 @@ PAGE = 500
 """Rows of a page. 5000 would do too, at the same speed and for more memory."""
 GUIDS_PER_URL = 150
 """So many GUIDs keep a URL below 8 KiB, with their commas escaped."""
-_TIMEOUT = (5.0, 30.0)
-"""Seconds to connect, and between two bytes. The library has none."""
 _ATTEMPTS = 4
+_NOT_AUTHENTICATED = 10002
+"""Cloud Controller's code where no token came."""
 _LONGEST_WAIT = 20.0
 """However long a Retry-After: later looks ask again anyway."""
 _WALKS = 3
+_NUMBER_SECONDS = 5.0
+"""For an answer of a few bytes."""
 _BUSY = frozenset({429, 502, 503, 504})
 
 
 class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore[misc]  # untyped library
     """A session with a token. Overrides what has no timeout, and renews client credentials, which it never does."""
 
-    def __init__(self, config: FoundationConfig) -> None:
-        self._secret_file = config.client_secret_file
+    def __init__(self, config: FoundationConfig, bounds: Bounds) -> None:
+        self._config = config
+        self._bounds = bounds
         self._renewing = threading.Lock()
         self._generation = 0
         verify: bool | str = False if config.skip_tls_verify else config.ca or True
         super().__init__(config.api, config.client_id, _secret(config.client_secret_file), verify=verify)
         self._renew(0)
 
-    def fetch(self, path: str, params: Mapping[str, str | int]) -> requests.Response:
+    def fetch(self, path: str, params: Mapping[str, str | int]) -> Answer:
         generation = self._generation
-        response = self._ask(path, params)
-        if response.status_code == 401:
+        answer = self._ask(path, params)
+        if answer.status == 401:
             self._renew(generation)
-            response = self._ask(path, params)
-        return response
+            answer = self._ask(path, params)
+        return answer
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
 
-    def _ask(self, path: str, params: Mapping[str, str | int]) -> requests.Response:
+    def _ask(self, path: str, params: Mapping[str, str | int]) -> Answer:
         url = self.info.api_v3_url.removesuffix("/v3") + path
-        response: requests.Response = self._bearer_request(
-            self._get_session().get, url, params=params, timeout=_TIMEOUT
-        )
-        return response
+        session = bounded.session(self._get_session())
+        ask = functools.partial(self._bearer_request, session.get, url, params=params, **self._limits())
+        return self._answer(_controller(self._config), url, ask)
 
     def _renew(self, generation: int) -> None:
         """A new token, unless another thread got one since `generation`."""
         with self._renewing:
             if self._generation == generation:
-                self.service_information.client_secret = _secret(self._secret_file)
+                self.service_information.client_secret = _secret(self._config.client_secret_file)
                 self.init_with_client_credentials()
                 self._generation += 1
 
     def _get_info(self, target_endpoint: str, proxy: Any = None, verify: Any = True) -> Any:
+        url, who = f"{target_endpoint}/", _controller(self._config)
         with _plain_session(verify) as session:
-            response = session.get(f"{target_endpoint}/", timeout=_TIMEOUT)
-        _check(response.status_code, response.content, "GET /")
-        controller, login = read.root(response.content)
+            answer = self._answer(who, url, functools.partial(session.get, url, **self._limits()))
+        _check(answer.status, answer.body, who, "GET /")
+        controller, login = read.root(answer.body)
         return cloudfoundry_client.client.Info(None, controller, login, target_endpoint, None, None)
 
     def _token_request(self, request_parameters: dict[str, str], refresh_token_mandatory: bool) -> None:
         information = self.service_information
+        url = information.token_service
+        who = f"UAA at {url.removesuffix('/oauth/token')}"
         with _plain_session(information.verify) as session:
-            response = session.post(
-                information.token_service,
+            ask = functools.partial(
+                session.post,
+                url,
                 data={"client_id": information.client_id, "grant_type": request_parameters["grant_type"]},
                 auth=(information.client_id.encode(), information.client_secret.encode()),
                 headers={"Accept": "application/json"},
-                timeout=_TIMEOUT,
+                **self._limits(),
             )
-        if response.status_code in (400, 401, 403):
-            message = f"UAA gives the client {information.client_id!r} no token (HTTP {response.status_code})"
-            raise RefusedError(
-                Refused("UAA_REFUSED", f"{message}: check client_id and client_secret_file", "client_secret_file")
-            )
-        _check(response.status_code, response.content, "POST /oauth/token")
-        self._access_token = read.access_token(response.content)
+            answer = self._answer(who, url, ask)
+        if answer.status in (400, 401, 403):
+            raise RefusedError(_no_token(who, information.client_id, answer))
+        _check(answer.status, answer.body, who, "POST /oauth/token")
+        try:
+            self._access_token = read.access_token(answer.body)
+        except Unavailable as unreadable:
+            raise Unavailable(f"{who}: {unreadable}") from unreadable
+
+    def _limits(self) -> dict[str, Any]:
+        return {"timeout": (self._bounds.connect_seconds, self._bounds.idle_seconds), "stream": True}
+
+    def _answer(self, who: str, url: str, ask: Callable[[], requests.Response]) -> Answer:
+        try:
+            return bounded.answer(ask, self._bounds)
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own errors are OSErrors
+            blamed = certificates.blame(error, url, ca=self._config.ca)
+            raise Unavailable(f"{who}: {blamed or _said(error)}") from error
 
     def __getattr__(self, name: str) -> Any:
         # Theirs goes to API v2 and raises NotImplementedError where a foundation has none.
@@ -115,8 +133,11 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
 class CloudController:
     """Cloud Controller v3 of one foundation. Connects at the first question, and again after a failed attempt."""
 
-    def __init__(self, config: FoundationConfig, *, longest_wait: float = _LONGEST_WAIT) -> None:
+    def __init__(
+        self, config: FoundationConfig, *, longest_wait: float = _LONGEST_WAIT, bounds: Bounds = GENEROUS
+    ) -> None:
         self._config = config
+        self._bounds = bounds
         self._longest_wait = longest_wait
         self._threads = ThreadPoolExecutor(4, thread_name_prefix=f"cc-{config.name}")
         self._connecting = asyncio.Lock()
@@ -138,9 +159,17 @@ class CloudController:
     async def pages(self, path: str, params: Mapping[str, str] | None = None) -> list[bytes]:
         """Every page of a list. They fit each other: a list that changed under the walk is walked again, and where
         that doesn't help the look was incomplete (`Unavailable`)."""
+        try:
+            async with asyncio.timeout(self._bounds.list_seconds):
+                return await self._fitting(path, dict(params or {}))
+        except TimeoutError as late:
+            limit = f"{self._bounds.list_seconds:g} s"
+            raise Unavailable(f"{_controller(self._config)}: the list {path} did not come within {limit}") from late
+
+    async def _fitting(self, path: str, params: dict[str, str]) -> list[bytes]:
         problem: Unavailable | None = None
         for _ in range(_WALKS):
-            pages = await self._walk(path, dict(params or {}))
+            pages = await self._walk(path, params)
             try:
                 read.listing(pages)
             except Unavailable as incomplete:
@@ -148,14 +177,18 @@ class CloudController:
             else:
                 return pages
         assert problem is not None
-        raise Unavailable(f"Cloud Controller's list {path} is incomplete: {problem}") from problem
+        raise Unavailable(f"{_controller(self._config)}: the list {path} is incomplete: {problem}") from problem
 
     async def _walk(self, path: str, params: dict[str, str]) -> list[bytes]:
         # In order of creation, so that what is new comes last and moves nobody to a page already read.
         query: dict[str, str | int] = {"per_page": PAGE, "order_by": "created_at", **params}
         pages = [await self.get(path, {**query, "page": 1})]
-        for page in range(2, read.total_pages(pages[0]) + 1):
-            pages.append(await self.get(path, {**query, "page": page}))  # noqa: PERF401 - one after the other
+        size, count = len(pages[0]), read.total_pages(pages[0])
+        for page in range(2, count + 1):
+            if page > self._bounds.list_pages or size > self._bounds.list_bytes:
+                raise Unavailable(f"{_controller(self._config)}: {_endless(path, count, size)}")
+            pages.append(await self.get(path, {**query, "page": page}))
+            size += len(pages[-1])
         return pages
 
     async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes:
@@ -163,43 +196,45 @@ class CloudController:
         attempt = 1
         while True:
             transport = await self._connected()
-            response = await self._off_loop(functools.partial(transport.fetch, path, params or {}))
-            if response.status_code not in _BUSY or attempt == _ATTEMPTS:
-                _check(response.status_code, response.content, f"GET {path}")
-                return bytes(response.content)
-            await asyncio.sleep(_wait(response.headers.get("Retry-After", ""), attempt, self._longest_wait))
+            answer = await self._off_loop(functools.partial(transport.fetch, path, params or {}))
+            if answer.status not in _BUSY or attempt == _ATTEMPTS:
+                _check(answer.status, answer.body, _controller(self._config), f"GET {path}")
+                return answer.body
+            await asyncio.sleep(_wait(answer.headers.get("Retry-After", ""), attempt, self._longest_wait))
             attempt += 1
 
     async def is_gone(self, path: str, guid: str) -> bool:
         """Whether Cloud Controller itself knows no such object. A router in front of it has a 404 of its own, which
         says nothing about objects: Unavailable, like every answer that neither shows nor denies it."""
         transport = await self._connected()
-        response = await self._off_loop(functools.partial(transport.fetch, f"{path}/{quote(guid, safe='')}", {}))
-        if response.status_code == 404 and read.says_not_found(response.content):
+        answer = await self._off_loop(functools.partial(transport.fetch, f"{path}/{quote(guid, safe='')}", {}))
+        if answer.status == 404 and read.says_not_found(answer.body):
             return True
-        if response.status_code != 200 or read.guid_of(response.content) != guid:
-            raise Unavailable(f"GET {path}/… (HTTP {response.status_code}) neither shows nor denies the object")
+        if answer.status != 200 or read.guid_of(answer.body) != guid:
+            said = f"GET {path}/… (HTTP {answer.status}) neither shows nor denies the object"
+            raise Unavailable(f"{_controller(self._config)}: {said}")
         return False
 
     async def _connected(self) -> _Transport:
         async with self._connecting:
             if self._transport is None:
-                self._transport = await self._off_loop(functools.partial(_Transport, self._config))
+                self._transport = await self._off_loop(functools.partial(_Transport, self._config, self._bounds))
             return self._transport
 
     async def _off_loop(self, work: Callable[[], T]) -> T:
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own errors are OSErrors
-            raise Unavailable(f"Cloud Controller at {self._config.api}: {_said(error)}") from error
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
 class PolicyServer:
     """The policy server's internal API: who may talk to whom by `cf`, and security groups as upstream enforces them."""
 
-    def __init__(self, config: PolicyServerConfig) -> None:
+    def __init__(self, config: PolicyServerConfig, *, bounds: Bounds = GENEROUS) -> None:
         self._config = config
+        self._bounds = bounds
+        self._tls = certificates.ClientTls(config)
         self._session: aiohttp.ClientSession | None = None
+        self._blamed: tuple[str, str] = ("", "")
+        """The latest failure, and whose certificate it was: they are not asked for it again while it stays the same."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -216,15 +251,15 @@ class PolicyServer:
 
     async def last_updated(self) -> int:
         """When policies changed last: a number to compare with the one before, no more."""
-        return read.number(await self._get("policies_last_updated", 5.0))
+        return read.number(await self._get("policies_last_updated", _NUMBER_SECONDS))
 
     async def policies(self) -> bytes:
-        return await self._get("policies", 60.0)
+        return await self._get("policies", self._bounds.answer_seconds)
 
     async def security_groups_last_updated(self) -> int | None:
         """The same of security groups; None where the server is too old to say."""
         try:
-            return read.number(await self._get("security_groups_last_updated", 5.0))
+            return read.number(await self._get("security_groups_last_updated", _NUMBER_SECONDS))
         except RefusedError as error:
             if error.refused.code == "CF_NOT_FOUND":
                 return None
@@ -233,50 +268,120 @@ class PolicyServer:
     async def security_groups(self, spaces: Sequence[str]) -> list[bytes]:
         """Every page of the security groups that concern these spaces, and of the global ones. (Asked for no space,
         the server lists the global ones alone.)"""
+        try:
+            async with asyncio.timeout(self._bounds.list_seconds):
+                return await self._group_pages(spaces)
+        except TimeoutError as late:
+            limit = f"{self._bounds.list_seconds:g} s"
+            raise Unavailable(f"{self._who}: the security groups did not come within {limit}") from late
+
+    async def _group_pages(self, spaces: Sequence[str]) -> list[bytes]:
         batches = [spaces[i : i + GUIDS_PER_URL] for i in range(0, len(spaces), GUIDS_PER_URL)] or [()]
         pages: list[bytes] = []
+        size = 0
         for batch in batches:
             begin = 0
             while True:
                 query = {"limit": "5000", "from": str(begin)}
                 if batch:
                     query["space_guids"] = ",".join(batch)
-                pages.append(await self._get("security_groups", 60.0, query))
+                pages.append(await self._get("security_groups", self._bounds.answer_seconds, query))
+                size += len(pages[-1])
                 following = read.next_row(pages[-1])
                 if following == 0:
                     break
                 if following <= begin:
-                    raise Unavailable("the policy server's list of security groups goes round in circles")
+                    raise Unavailable(f"{self._who}: the list of security groups goes round in circles")
+                if len(pages) >= self._bounds.list_pages or size > self._bounds.list_bytes:
+                    raise Unavailable(f"{self._who}: {_endless('security_groups', len(pages), size)}")
                 begin = following
         return pages
 
-    async def _get(self, name: str, timeout: float, query: Mapping[str, str] | None = None) -> bytes:
+    @property
+    def _who(self) -> str:
+        return f"policy server at {self._config.url}"
+
+    async def _get(self, name: str, seconds: float, query: Mapping[str, str] | None = None) -> bytes:
         url = f"{self._config.url.rstrip('/')}/networking/v1/internal/{name}"
         try:
             if self._session is None:
-                connector = aiohttp.TCPConnector(ssl=_client_tls(self._config), limit=4)
-                self._session = aiohttp.ClientSession(connector=connector)
-            limits = aiohttp.ClientTimeout(total=timeout, sock_connect=5.0)
-            async with self._session.get(url, params=query, timeout=limits, allow_redirects=False) as response:
-                body = await response.read()
+                self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=4))
+            limits = aiohttp.ClientTimeout(total=seconds, sock_connect=self._bounds.connect_seconds)
+            # With each request, so that rotated files make new connections and leave running answers alone.
+            tls = self._tls.context()
+            async with self._session.get(url, params=query, timeout=limits, allow_redirects=False, ssl=tls) as response:
+                body = await _body(response, self._bounds.answer_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise Unavailable(f"policy server at {self._config.url}: {_said(error)}") from error
-        _check(response.status, body, f"GET {name}")
+            raise Unavailable(f"{self._who}: {await self._reason(error, url)}") from error
+        _check(response.status, body, self._who, f"GET {name}")
         return body
 
+    async def _reason(self, error: Exception, url: str) -> str:
+        said = _said(error)
+        if not url.startswith("https:"):
+            return said
+        self._tls.forget()
+        if self._blamed[0] != said:
+            blame = functools.partial(certificates.blame, error, url, ca=self._config.ca, ours=self._config.certificate)
+            self._blamed = (said, await asyncio.to_thread(blame))
+        return self._blamed[1] or said
 
-def _check(status: int, body: bytes, what: str) -> None:
+
+async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise TooLargeError(limit)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _controller(config: FoundationConfig) -> str:
+    return f"Cloud Controller at {config.api}"
+
+
+def _endless(what: str, pages: int, size: int) -> str:
+    return f"the list {what} has no end that we wait for ({pages} pages, {size >> 20} MiB so far)"
+
+
+def _check(status: int, body: bytes, who: str, what: str) -> None:
     if status == 200:
         return
     said = ascii(body[:200].decode("utf-8", "replace"))
     if status == 404:
-        raise RefusedError(Refused("CF_NOT_FOUND", f"{what} is not there (HTTP 404): {said}", what))
+        raise RefusedError(Refused("CF_NOT_FOUND", f"{who}: {what} is not there (HTTP 404): {said}", what))
     if status in (401, 403):
-        hint = "give the client the authority cloud_controller.admin_read_only, or check its certificate"
-        raise RefusedError(Refused("CF_FORBIDDEN", f"{what} is refused (HTTP {status}), {hint}: {said}", what))
+        code, hint = _forbidden(status, body)
+        raise RefusedError(Refused(code, f"{who}: {what} is refused (HTTP {status}): {hint}: {said}", what))
     if 400 <= status < 500 and status not in _BUSY:
-        raise RefusedError(Refused("CF_REFUSED", f"{what} is refused (HTTP {status}): {said}", what))
-    raise Unavailable(f"{what} is answered with HTTP {status}: {said}")
+        raise RefusedError(Refused("CF_REFUSED", f"{who}: {what} is refused (HTTP {status}): {said}", what))
+    raise Unavailable(f"{who}: {what} is answered with HTTP {status}: {said}")
+
+
+def _forbidden(status: int, body: bytes) -> tuple[str, str]:
+    """A code, and what to change. (A 401 comes here for a token that is brand-new: the old one was renewed before.)"""
+    if status == 403:
+        return "CF_FORBIDDEN", "give the client the authority cloud_controller.admin_read_only"
+    if read.error_code(body) == _NOT_AUTHENTICATED:
+        return (
+            "CF_TOKEN_MISSING",
+            "our token did not arrive: does a proxy in between take the Authorization header away?",
+        )
+    hint = "it does not believe the token that UAA gave a moment ago: compare its UAA keys and its clock with UAA's"
+    return "CF_TOKEN_REFUSED", hint
+
+
+def _no_token(who: str, client: str, answer: Answer) -> Refused:
+    error = read.token_error(answer.body)
+    hint, field = {
+        "unauthorized_client": ("add client_credentials to its authorized_grant_types", "client_id"),
+        "invalid_scope": ("give it the authority cloud_controller.admin_read_only", "client_id"),
+    }.get(error, ("check client_id and client_secret_file", "client_secret_file"))
+    said = ascii(answer.body[:200].decode("utf-8", "replace"))
+    message = f"{who} gives the client {client!r} no token (HTTP {answer.status}): {hint}: {said}"
+    return Refused("UAA_REFUSED", message, field)
 
 
 def _wait(retry_after: str, attempt: int, longest: float) -> float:
@@ -299,16 +404,7 @@ def _plain_session(verify: bool | str) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # else ~/.netrc may replace the credentials, and *_proxy the way
     session.verify = verify
-    return session
-
-
-def _client_tls(config: PolicyServerConfig) -> ssl.SSLContext | bool:
-    if not config.url.startswith("https:"):
-        return True
-    context = ssl.create_default_context(cafile=config.ca or None)
-    if config.certificate:
-        context.load_cert_chain(config.certificate, config.private_key or None)
-    return context
+    return bounded.session(session)
 
 
 def _said(error: BaseException) -> str:

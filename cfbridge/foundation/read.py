@@ -227,6 +227,22 @@ def guid_of(body: bytes) -> str:
     return _guid(msgspec.Raw(body))
 
 
+def error_code(body: bytes) -> int:
+    """By what number Cloud Controller refuses; 0 where it says none."""
+    try:
+        return next((error.code for error in answers.ERRORS.decode(body).errors), 0)
+    except answers.UNREADABLE:
+        return 0
+
+
+def token_error(body: bytes) -> str:
+    """By what word UAA refuses; empty where it says none."""
+    try:
+        return answers.TOKEN_ERROR.decode(body).error
+    except answers.UNREADABLE:
+        return ""
+
+
 def since(newest: str) -> str:
     """The moment a delta begins at: two seconds before the newest change seen, since theirs are whole seconds and a
     row may be committed after its stamp. Empty when there is no moment to begin at."""

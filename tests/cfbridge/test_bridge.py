@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 
 from cfbridge import bridge as bridge_module
 from cfbridge.bridge import Bridge
@@ -315,3 +316,19 @@ async def test_a_cell_that_somebody_meddles_with_again_and_again_is_an_alarm_unt
     later = time.time() + FOUGHT_SECONDS + 1
     monkeypatch.setattr(bridge_module.time, "time", lambda: later)
     assert "CELL_MEDDLED" not in {alarm.code for alarm in bridge.alarms}
+
+
+async def test_a_client_certificate_that_ends_soon_is_a_warning(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    ends = datetime.now(UTC) + timedelta(days=3)
+    leaf = trustme.CA().issue_cert("127.0.0.1", common_name="network-policy-client", not_after=ends)
+    leaf.cert_chain_pems[0].write_to_path(str(tmp_path / "client.pem"))
+    told = config(tmp_path, "")
+    policy_server = replace(told.foundations[0].policy_server, certificate=str(tmp_path / "client.pem"))
+    bridge = Bridge(
+        replace(told, foundations=(replace(told.foundations[0], policy_server=policy_server),)), store, holdings
+    )
+    (warning,) = (alarm for alarm in bridge.alarms if alarm.code == "CERTIFICATE_ENDS")
+    assert warning.severity == "warning"
+    assert f"ends at {ends:%Y-%m-%dT%H:%M:%SZ}" in warning.message

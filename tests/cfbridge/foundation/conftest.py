@@ -36,6 +36,7 @@ class Fake:
     """Answers given first, by the last piece of the path."""
     before: Callable[[web.Request], None] = lambda _: None
     page_size: int | None = None
+    compressed: bool = False
     url: str = ""
 
     def org(self, guid: str, name: str = "acme", updated: str = "2026-11-23T10:00:00Z", **more: Any) -> None:
@@ -83,6 +84,12 @@ class Fake:
         rows.append(row)
 
     async def answer(self, request: web.Request) -> web.Response:
+        answer = await self._answer(request)
+        if self.compressed:
+            answer.enable_compression()
+        return answer
+
+    async def _answer(self, request: web.Request) -> web.Response:
         name = request.path.rsplit("/", 1)[-1]
         waiting = self.instead.get(name)
         if request.path != "/oauth/token":

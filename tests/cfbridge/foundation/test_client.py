@@ -119,6 +119,47 @@ async def test_a_secret_that_is_not_there_is_named(config: FoundationConfig) -> 
         assert refused.value.refused.field == "client_secret_file"
 
 
+async def test_a_client_that_may_not_have_a_token_this_way_is_told_so(fake: Fake, controller: CloudController) -> None:
+    fake.instead["token"] = deque([(401, {}, '{"error":"unauthorized_client"}')])
+    with pytest.raises(RefusedError, match=r"UAA at .*authorized_grant_types"):
+        await controller.pages("/v3/organizations")
+
+
+async def test_a_brand_new_token_that_is_not_believed_points_at_keys_and_clocks(
+    fake: Fake, controller: CloudController
+) -> None:
+    invalid = '{"errors":[{"code":1000,"title":"CF-InvalidAuthToken","detail":"Invalid Auth Token"}]}'
+    fake.instead["apps"] = deque([(401, {}, invalid)] * 2)
+    with pytest.raises(RefusedError, match="UAA keys and its clock") as refused:
+        await controller.pages("/v3/apps")
+    assert refused.value.refused.code == "CF_TOKEN_REFUSED"
+    assert fake.given == 2
+
+
+async def test_a_token_that_does_not_arrive_points_at_a_proxy(fake: Fake, controller: CloudController) -> None:
+    missing = '{"errors":[{"code":10002,"title":"CF-NotAuthenticated","detail":"Authentication error"}]}'
+    fake.instead["apps"] = deque([(401, {}, missing)] * 2)
+    with pytest.raises(RefusedError, match="did not arrive") as refused:
+        await controller.pages("/v3/apps")
+    assert refused.value.refused.code == "CF_TOKEN_MISSING"
+
+
+async def test_a_uaa_that_is_away_is_named_and_not_cloud_controller(fake: Fake, controller: CloudController) -> None:
+    links = {"cloud_controller_v3": {"href": f"{fake.url}/v3"}, "login": {"href": DOWN}}
+    fake.instead[""] = deque([(200, {}, json.dumps({"links": links}))])
+    with pytest.raises(Unavailable, match=f"^UAA at {DOWN}: "):
+        await controller.pages("/v3/organizations")
+
+
+@pytest.mark.parametrize(("status", "body"), [(503, "deploying"), (200, "<html>")])
+async def test_a_uaa_that_answers_nonsense_is_named(
+    fake: Fake, controller: CloudController, status: int, body: str
+) -> None:
+    fake.instead["token"] = deque([(status, {}, body)])
+    with pytest.raises(Unavailable, match=r"^UAA at "):
+        await controller.pages("/v3/organizations")
+
+
 async def test_a_forbidden_list_says_which_authority_is_missing(fake: Fake, controller: CloudController) -> None:
     fake.instead["apps"] = deque([(403, {}, '{"errors":[{"code":10003,"title":"CF-NotAuthorized"}]}')])
     with pytest.raises(RefusedError, match=r"admin_read_only.*CF-NotAuthorized"):
@@ -262,7 +303,7 @@ async def test_a_server_of_another_authority_is_not_believed(
         serve(type(fake)(), _tls(trustme.CA())) as stranger,
         PolicyServer(PolicyServerConfig(stranger.url, **_files(authority, tmp_path))) as server,
     ):
-        with pytest.raises(Unavailable, match="certificate verify failed"):
+        with pytest.raises(Unavailable, match="is not by an authority in"):
             await server.last_updated()
 
 
