@@ -22,7 +22,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "serve": ("daemons:serve", "Run the bridge."),
     "agent": ("daemons:agent", "Run the agent of a cell."),
     "demo": ("others:demo", "Bring up a foundation in a box and play a story in it."),
-    "sim": ("others:sim", "Change the simulated foundation of the box."),
+    "sim": ("simulated:sim", "Change the simulated foundation of the box."),
     "status": ("reading:status", "Say in one line whether all is well, and why not."),
     "foundation": ("reading:foundation", "Cloud Foundries that are looked at."),
     "held": ("holding:held", "What foundations withdrew, too much to be believed at once."),

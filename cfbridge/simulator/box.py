@@ -18,6 +18,7 @@ from cfbridge.simulator.cloud_controller import API_VERSION, CloudController, Li
 from cfbridge.simulator.policy_server import ExternalApi, InternalApi, PolicySettings, cleanup
 from cfbridge.simulator.state import Foundation
 from cfbridge.simulator.tokens import Tokens
+from cfbridge.simulator.trust import Trust
 from cfbridge.simulator.uaa import Uaa
 
 
@@ -84,6 +85,12 @@ class Box:
         for runner in self._runners:
             await runner.cleanup()
 
+    def hang_up(self) -> None:
+        """All connections end, as when servers start again; but not Cloud Controller's, which is being told this."""
+        for runner in self._runners[1:]:
+            for connection in runner.server.connections if runner.server is not None else ():
+                connection.force_close()
+
     async def __aenter__(self) -> Box:
         return self
 
@@ -116,15 +123,19 @@ async def serve(config: SimulatorConfig, state: Foundation | None = None) -> Box
     controller = CloudController(state, Written(api), tokens, config.api_version, Links(api, uaa_url, policy))
     settings = PolicySettings(config.self_service, config.policy_quota, config.tls)
     outside = certificates.server_context(made) if config.tls else None
+    inside = certificates.mutual_context(made)
     foundation = SimulatedFoundation(
         api, uaa_url, policy, internal, made.ca, made.client_cert, made.client_key, "cfbridge", secret_file
     )
     box = Box(foundation, state, tokens, made)
+    contexts = [context for context in (outside, inside) if context is not None]
+    trust = Trust(tokens, made, contexts, box.hang_up)
+    deeds = {"tokens/end": trust.end_tokens, "tokens/rotate-key": trust.rotate_key, "certificates": trust.renew}
     applications: tuple[tuple[web.Application, ssl.SSLContext | None], ...] = (
-        (controller.application(control.routes(state)), outside),
+        (controller.application(control.routes(state, deeds)), outside),
         (uaa.application(), outside),
         (ExternalApi(state, tokens, settings).application(), outside),
-        (InternalApi(state, config.asg_sync_seconds == 0).application(), certificates.mutual_context(made)),
+        (InternalApi(state, config.asg_sync_seconds == 0).application(), inside),
     )
     for (application, context), sock in zip(applications, sockets, strict=True):
         # A handler of somebody who hung up ends; a hanging fault does not keep the box from stopping.

@@ -66,12 +66,44 @@ def scale(api_url: str, org: str, space: str, name: str, instances: int, *, ca: 
     return _do(api_url, "apps/scale", {"org": org, "space": space, "name": name, "instances": instances}, ca)
 
 
-def rename(api_url: str, org: str, space: str, name: str, new_name: str, *, ca: Path | None = None) -> dict[str, Any]:
-    return _do(api_url, "apps/rename", {"org": org, "space": space, "name": name, "new_name": new_name}, ca)
+def stop(api_url: str, org: str, space: str, name: str, *, ca: Path | None = None) -> dict[str, Any]:
+    return _do(api_url, "apps/stop", {"org": org, "space": space, "name": name}, ca)
 
 
-def delete(api_url: str, org: str, space: str, name: str, *, ca: Path | None = None) -> dict[str, Any]:
-    return _do(api_url, "apps/delete", {"org": org, "space": space, "name": name}, ca)
+def rename(
+    api_url: str, new_name: str, org: str, space: str | None = None, name: str | None = None, *, ca: Path | None = None
+) -> dict[str, Any]:
+    return _do(api_url, "rename", {"org": org, "space": space, "name": name, "new_name": new_name}, ca)
+
+
+def delete(
+    api_url: str, org: str, space: str | None = None, name: str | None = None, *, ca: Path | None = None
+) -> dict[str, Any]:
+    return _do(api_url, "delete", {"org": org, "space": space, "name": name}, ca)
+
+
+def suspend(api_url: str, org: str, *, suspended: bool = True, ca: Path | None = None) -> dict[str, Any]:
+    return _do(api_url, "orgs/suspend", {"org": org, "suspended": suspended}, ca)
+
+
+def end_tokens(api_url: str, *, ca: Path | None = None) -> dict[str, Any]:
+    return _do(api_url, "tokens/end", {}, ca)
+
+
+def rotate_key(api_url: str, *, forget: bool = False, ca: Path | None = None) -> dict[str, Any]:
+    return _do(api_url, "tokens/rotate-key", {"forget": forget}, ca)
+
+
+def renew_certificates(
+    api_url: str,
+    server_seconds: float | None = None,
+    client_seconds: float | None = None,
+    *,
+    authority: bool = False,
+    ca: Path | None = None,
+) -> dict[str, Any]:
+    body = {"server_seconds": server_seconds, "client_seconds": client_seconds, "authority": authority}
+    return _do(api_url, "certificates", body, ca)
 
 
 def bind_asg(
@@ -114,7 +146,7 @@ def fault(
     times: int | None = None,
     ca: Path | None = None,
 ) -> dict[str, Any]:
-    """`mode`: error, slow, partial, garbage, blank, empty, hang; none takes the fault back."""
+    """`mode`: one of `nouns.FAULT_MODES`; `none` takes the fault back."""
     body = {
         "service": service,
         "mode": mode,

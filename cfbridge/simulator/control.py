@@ -1,6 +1,7 @@
 """What does the person at the simulator want to happen? `/__sim/…` on Cloud Controller's port, for loopback alone.
 
-Push, scale, rename, delete, bind and unbind by names, as a person has them; faults; and a look at everything.
+Push, scale, stop, rename, suspend, delete, bind and unbind by names, as a person has them; faults; and a look at
+everything.
 """
 
 from __future__ import annotations
@@ -19,28 +20,33 @@ from cfbridge.simulator.cc_requests import (
     ComplainedError,
     answer,
     body_of,
+    flag_in,
     metadata_of,
     only,
     whole_in,
 )
-from cfbridge.simulator.nouns import App, Fault, Space
+from cfbridge.simulator.nouns import App, Fault, Org, Space
 from cfbridge.simulator.policy_server import cleanup
 from cfbridge.simulator.state import Foundation, Lifecycle
 
 Deed = Callable[[Foundation, Mapping[str, Any]], object]
 
 
-def routes(state: Foundation) -> list[web.RouteDef]:
+def routes(state: Foundation, more: Mapping[str, Deed]) -> list[web.RouteDef]:
+    """`more`: deeds of what else is in the box, by their paths."""
     deeds: Mapping[str, Deed] = {
         "apps": push,
         "apps/scale": scale,
-        "apps/rename": rename,
-        "apps/delete": delete,
+        "apps/stop": stop,
+        "rename": rename,
+        "delete": delete,
+        "orgs/suspend": suspend,
         "asgs/bind": bind_asg,
         "asgs/unbind": unbind_asg,
         "asgs/sync": sync,
         "policies/cleanup": clean_policies,
         "fault": fault,
+        **more,
     }
     return [
         web.get("/__sim/state", _loopback(state, lambda state, body: look(state))),
@@ -62,6 +68,13 @@ def _text(body: Mapping[str, Any], name: str, default: str | None = None) -> str
     if not isinstance(value, str) or not value:
         raise ComplainedError(UNPROCESSABLE, f"'{name}' must be a text that is not empty")
     return value
+
+
+def _org(state: Foundation, body: Mapping[str, Any]) -> Org:
+    org = state.org_named(_text(body, "org"))
+    if org is None:
+        raise ComplainedError(NOT_FOUND, f"There is no org '{body['org']}'")
+    return org
 
 
 def _space(state: Foundation, body: Mapping[str, Any]) -> Space:
@@ -131,17 +144,44 @@ def scale(state: Foundation, body: Mapping[str, Any]) -> object:
     return _shown(state, app)
 
 
+def stop(state: Foundation, body: Mapping[str, Any]) -> object:
+    """No instance is wanted any more; pushing the app starts it again."""
+    only(body, "org", "space", "name")
+    return _shown(state, state.change_app(replace(_app(state, body), state="STOPPED")))
+
+
 def rename(state: Foundation, body: Mapping[str, Any]) -> object:
+    """An app; without its `name` the space, without `space` the org."""
     only(body, "org", "space", "name", "new_name")
-    return _shown(state, state.change_app(replace(_app(state, body), name=_text(body, "new_name"))))
+    new = _text(body, "new_name")
+    if "name" in body:
+        return _shown(state, state.change_app(replace(_app(state, body), name=new)))
+    if "space" in body:
+        return asdict(state.change_space(replace(_space(state, body), name=new)))
+    return asdict(state.change_org(replace(_org(state, body), name=new)))
 
 
 def delete(state: Foundation, body: Mapping[str, Any]) -> object:
+    """An app; without its `name` the space, without `space` the org, with all that is in it."""
     only(body, "org", "space", "name")
-    app = _app(state, body)
-    shown = _shown(state, app)
-    state.delete_app(app.guid)
-    return shown
+    if "name" in body:
+        app = _app(state, body)
+        shown = _shown(state, app)
+        state.delete_app(app.guid)
+        return shown
+    if "space" in body:
+        space = _space(state, body)
+        state.delete_space(space.guid)
+        return asdict(space)
+    org = _org(state, body)
+    state.delete_org(org.guid)
+    return asdict(org)
+
+
+def suspend(state: Foundation, body: Mapping[str, Any]) -> object:
+    """What runs in the org goes on: only its people may change nothing any more."""
+    only(body, "org", "suspended")
+    return asdict(state.change_org(replace(_org(state, body), suspended=flag_in(body, "suspended", True))))
 
 
 def _lifecycles(body: Mapping[str, Any]) -> tuple[Lifecycle, ...]:

@@ -139,6 +139,22 @@ class Fault:
     times: int = 0
 
 
-FAULT_MODES = ("error", "slow", "partial", "garbage", "blank", "empty", "hang")
+FAULT_MODES: Mapping[str, str] = {
+    "error": "--status, 503 where none is given",
+    "limited": "429, with --seconds as Retry-After",
+    "unauthorized": "401, whatever the token or the secret",
+    "slow": "the honest answer, --seconds late",
+    "drip": "the honest answer, one byte every --seconds",
+    "hang": "no answer until the fault is taken back",
+    "reset": "the connection is reset",
+    "partial": "the connection ends in the middle of the body",
+    "truncated": "half of the body, as if it were all of it",
+    "short": "a list that lacks a row and still counts it",
+    "garbage": "200, with a proxy's error page",
+    "blank": "200, without a body",
+    "empty": "a complete and well-formed list of nothing",
+    "stale": "the numbers of the latest change stay as they are, whatever changes",
+}
+"""Mode → what the server does."""
 SERVICES = ("cloud_controller", "uaa", "policy_server", "policy_server_external", "policy_server_internal")
 """`policy_server` means both of its APIs."""

@@ -71,6 +71,8 @@ class Foundation:
     synced_at: int = 0
     faults: dict[str, Fault] = field(default_factory=dict)
     faults_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    frozen: Mapping[str, int] = field(default_factory=dict)
+    """What the numbers of the latest change were when a `stale` fault began, by their names in the internal API."""
     _faulty_requests: dict[str, int] = field(default_factory=dict)
     _listeners: list[OnDesired] = field(default_factory=list)
     _names: dict[tuple[str, str, str], str] = field(default_factory=dict)
@@ -326,6 +328,9 @@ class Foundation:
         if fault is not None and fault.mode not in FAULT_MODES:
             raise _refuse("UNPROCESSABLE", f"No fault '{fault.mode}'; there are: {', '.join(FAULT_MODES)}, none.")
         self._faulty_requests.pop(service, None)
+        if fault is not None and fault.mode == "stale":
+            now = {"policies_last_updated": self.policies.last_updated}
+            self.frozen = now | {"security_groups_last_updated": self.synced_at}
         if fault is None:
             self.faults.pop(service, None)
         else:

@@ -30,12 +30,27 @@ class Tokens:
     """The last one signs; older ones still verify."""
     _believed: dict[str, Claims] = field(default_factory=dict)
     _refresh: dict[str, str] = field(default_factory=dict)
+    _given: set[str] = field(default_factory=set)
+    _ended: set[str] = field(default_factory=set)
+    """By `jti`."""
+    _rotated: int = 1
 
-    def rotate(self) -> None:
-        self.keys.append(_new_key(len(self.keys) + 1))
+    def rotate(self, *, forget: bool = False) -> None:
+        """Sign with another key from now on; with `forget`, what older ones signed is believed no longer."""
+        self._rotated += 1
+        self.keys = [*(() if forget else self.keys), _new_key(self._rotated)]
+        self._believed.clear()
+
+    def end(self) -> int:
+        """All tokens given so far are over. How many."""
+        ended = len(self._given)
+        self._ended |= self._given
+        self._given.clear()
+        return ended
 
     def _sign(self, claims: dict[str, Any]) -> str:
         key = self.keys[-1]
+        self._given.add(claims["jti"])
         return jwt.encode({"alg": "RS256", "kid": key.kid, "typ": "JWT", "jku": f"{self.issuer[:-5]}keys"}, claims, key)
 
     def _common(self, client: str, subject: str, scopes: tuple[str, ...], grant: str) -> dict[str, Any]:
@@ -88,7 +103,7 @@ class Tokens:
             if len(self._believed) > 1000:
                 self._believed.clear()
             self._believed[token] = claims
-        return claims if claims["exp"] > self.clock() else None
+        return claims if claims["exp"] > self.clock() and claims["jti"] not in self._ended else None
 
     def _decode(self, token: str) -> Claims | None:
         for key in reversed(self.keys):

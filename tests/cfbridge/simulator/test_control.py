@@ -30,7 +30,7 @@ async def test_cells_hear_of_every_change_of_an_app(box: Box) -> None:
     api, to_thread = box.foundation.api_url, asyncio.to_thread
     pushed = await to_thread(commands.push, api, "initech", "tps", "report", 2)
     await to_thread(commands.scale, api, "initech", "tps", "report", 3)
-    await to_thread(commands.rename, api, "initech", "tps", "report", "cover-sheet")
+    await to_thread(commands.rename, api, "cover-sheet", "initech", "tps", "report")
     await to_thread(commands.delete, api, "initech", "tps", "cover-sheet")
     assert [wanted(desired) for desired in heard] == [
         ("initech", "tps", "report", 2),
@@ -39,6 +39,32 @@ async def test_cells_hear_of_every_change_of_an_app(box: Box) -> None:
         ("initech", "tps", "cover-sheet", 0),
     ]
     assert {desired.app_guid for desired in heard} == {pushed["guid"]}
+
+
+async def test_a_stopped_app_wants_no_instance_until_it_is_pushed_again(box: Box) -> None:
+    heard: list[DesiredApp] = []
+    box.state.subscribe(heard.append)
+    heard.clear()
+    stopped = await asyncio.to_thread(commands.stop, box.foundation.api_url, "acme", "dev", "frontend")
+    assert stopped["state"] == "STOPPED"
+    again = await asyncio.to_thread(commands.push, box.foundation.api_url, "acme", "dev", "frontend")
+    assert (again["state"], again["guid"]) == ("STARTED", seed.FRONTEND)
+    assert [desired.instances for desired in heard] == [0, 1]
+
+
+async def test_orgs_and_spaces_are_renamed_suspended_and_deleted_by_name(box: Box) -> None:
+    api, to_thread = box.foundation.api_url, asyncio.to_thread
+    assert (await to_thread(commands.rename, api, "test", "acme", "dev"))["guid"] == seed.ACME_DEV
+    assert (await to_thread(commands.rename, api, "wile", "acme"))["guid"] == seed.ACME
+    assert (await to_thread(commands.suspend, api, "wile"))["suspended"]
+    assert not (await to_thread(commands.suspend, api, "wile", suspended=False))["suspended"]
+    assert box.state.apps[seed.FRONTEND].state == "STARTED"
+    await to_thread(commands.delete, api, "wile", "test")
+    assert seed.ACME_DEV not in box.state.spaces
+    await to_thread(commands.delete, api, "wile")
+    assert seed.ACME not in box.state.orgs
+    with pytest.raises(RefusedError, match="There is no org 'wile'"):
+        await to_thread(commands.suspend, api, "wile")
 
 
 async def test_pushing_again_keeps_the_app_and_scales_it(box: Box) -> None:
