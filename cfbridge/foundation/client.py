@@ -90,7 +90,7 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
         with _plain_session(verify) as session:
             answer = self._answer(who, url, functools.partial(session.get, url, **self._limits()))
         _check(answer.status, answer.body, who, "GET /")
-        controller, login = read.root(answer.body)
+        controller, login = _read(who, read.root, answer.body)
         return cloudfoundry_client.client.Info(None, controller, login, target_endpoint, None, None)
 
     def _token_request(self, request_parameters: dict[str, str], refresh_token_mandatory: bool) -> None:
@@ -110,10 +110,7 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
         if answer.status in (400, 401, 403):
             raise RefusedError(_no_token(who, information.client_id, answer))
         _check(answer.status, answer.body, who, "POST /oauth/token")
-        try:
-            self._access_token = read.access_token(answer.body)
-        except Unavailable as unreadable:
-            raise Unavailable(f"{who}: {unreadable}") from unreadable
+        self._access_token = _read(who, read.access_token, answer.body)
 
     def _limits(self) -> dict[str, Any]:
         return {"timeout": (self._bounds.connect_seconds, self._bounds.idle_seconds), "stream": True}
@@ -183,13 +180,18 @@ class CloudController:
         # In order of creation, so that what is new comes last and moves nobody to a page already read.
         query: dict[str, str | int] = {"per_page": PAGE, "order_by": "created_at", **params}
         pages = [await self.get(path, {**query, "page": 1})]
-        size, count = len(pages[0]), read.total_pages(pages[0])
+        size, count = len(pages[0]), _read(_controller(self._config), read.total_pages, pages[0])
         for page in range(2, count + 1):
             if page > self._bounds.list_pages or size > self._bounds.list_bytes:
                 raise Unavailable(f"{_controller(self._config)}: {_endless(path, count, size)}")
             pages.append(await self.get(path, {**query, "page": page}))
             size += len(pages[-1])
         return pages
+
+    async def newest(self, path: str) -> str:
+        """When a row of a list was updated last; empty when it has none."""
+        body = await self.get(path, {"per_page": 1, "order_by": "-updated_at"})
+        return _read(_controller(self._config), read.newest, body)
 
     async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes:
         """One answer's body. Waits and asks again where they are busy."""
@@ -251,7 +253,7 @@ class PolicyServer:
 
     async def last_updated(self) -> int:
         """When policies changed last: a number to compare with the one before, no more."""
-        return read.number(await self._get("policies_last_updated", _NUMBER_SECONDS))
+        return _read(self._who, read.number, await self._get("policies_last_updated", _NUMBER_SECONDS))
 
     async def policies(self) -> bytes:
         return await self._get("policies", self._bounds.answer_seconds)
@@ -259,7 +261,7 @@ class PolicyServer:
     async def security_groups_last_updated(self) -> int | None:
         """The same of security groups; None where the server is too old to say."""
         try:
-            return read.number(await self._get("security_groups_last_updated", _NUMBER_SECONDS))
+            return _read(self._who, read.number, await self._get("security_groups_last_updated", _NUMBER_SECONDS))
         except RefusedError as error:
             if error.refused.code == "CF_NOT_FOUND":
                 return None
@@ -287,7 +289,7 @@ class PolicyServer:
                     query["space_guids"] = ",".join(batch)
                 pages.append(await self._get("security_groups", self._bounds.answer_seconds, query))
                 size += len(pages[-1])
-                following = read.next_row(pages[-1])
+                following = _read(self._who, read.next_row, pages[-1])
                 if following == 0:
                     break
                 if following <= begin:
@@ -336,6 +338,14 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             raise TooLargeError(limit)
         pieces.append(piece)
     return b"".join(pieces)
+
+
+def _read(who: str, reader: Callable[[bytes], T], body: bytes) -> T:
+    """What an answer says, or whose answer can't be read."""
+    try:
+        return reader(body)
+    except Unavailable as unreadable:
+        raise Unavailable(f"{who}: {unreadable}") from unreadable
 
 
 def _controller(config: FoundationConfig) -> str:

@@ -261,7 +261,7 @@ class FoundationWatch:
 
     async def _sweep(self, kind: _Kind, swept: _Swept) -> _Seen:
         # The next delta begins where the sweep did: a row may be updated after its page was read.
-        newest = read.newest(await self._controller.get(kind.path, {"per_page": 1, "order_by": "-updated_at"}))
+        newest = await self._controller.newest(kind.path)
         rows = kind.read(self._config.name, await self._controller.pages(kind.path))
         gone, some_are_there = await self._ask_for(kind, rows)
         if some_are_there:
