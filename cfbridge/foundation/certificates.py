@@ -93,7 +93,7 @@ def blame(
     now = datetime.fromtimestamp(clock(), UTC)
     own = of_file(ours) if ours else None
     if own is not None and not own.begins <= now <= own.ends:
-        return f"our certificate {ours} {_described(own, now)}: put a good one there, it is read without a restart"
+        return f"our certificate {ours} {_described(own, now)}: put a good one there, it needs no restart ({error})"
     wrong = next((each for each in _causes(error) if hasattr(each, "verify_code")), None)
     theirs = shown(url) if wrong is not None else None
     if theirs is None or not isinstance(wrong, ssl.SSLCertVerificationError):

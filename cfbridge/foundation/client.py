@@ -315,6 +315,7 @@ class PolicyServer:
                 body = await _body(response, self._bounds.answer_bytes)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unavailable(f"{self._who}: {await self._reason(error, url)}") from error
+        self._blamed = ("", "")
         _check(response.status, body, self._who, f"GET {name}")
         return body
 

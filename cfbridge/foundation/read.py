@@ -274,7 +274,7 @@ def _rows(
             found[qualified] = value
         except answers.UNREADABLE as error:
             key = _guid(raw) or answers.quoted(raw)
-            reason = f"a {what} is left out: {error}; it begins {answers.quoted(raw)}"
+            reason = f"one {what} is left out: {error}; it begins {answers.quoted(raw)}"
             refused[key] = Refused("CF_OBJECT_UNREADABLE", reason, key)
         else:
             latest = _later(latest, raw)

@@ -268,7 +268,18 @@ def test_no_list_of_security_groups_brings_the_reader_down(pages: list[bytes]) -
 
 @given(bodies)
 def test_no_small_answer_brings_its_reader_down(body: bytes) -> None:
-    for reader in (read.number, read.root, read.access_token, read.next_row, read.total_pages, read.newest):
+    for reader in (
+        read.number,
+        read.root,
+        read.access_token,
+        read.next_row,
+        read.total_pages,
+        read.newest,
+        read.error_code,
+        read.token_error,
+        read.says_not_found,
+        read.guid_of,
+    ):
         try:
             reader(body)  # type: ignore[operator]
         except Unavailable:
