@@ -26,7 +26,7 @@ import cloudfoundry_client.client
 import requests
 import urllib3.exceptions
 
-from cfbridge.foundation import bounded, certificates, read
+from cfbridge.foundation import bounded, certificates, read, refusals
 from cfbridge.foundation.bounded import GENEROUS, Answer, Bounds, TooLargeError
 from cfbridge.settings import FoundationConfig, PolicyServerConfig
 from egress.values import Refused, RefusedError, Unavailable
@@ -37,14 +37,11 @@ PAGE = 500
 GUIDS_PER_URL = 150
 """So many GUIDs keep a URL below 8 KiB, with their commas escaped."""
 _ATTEMPTS = 4
-_NOT_AUTHENTICATED = 10002
-"""Cloud Controller's code where no token came."""
 _LONGEST_WAIT = 20.0
 """However long a Retry-After: later looks ask again anyway."""
 _WALKS = 3
 _NUMBER_SECONDS = 5.0
 """For an answer of a few bytes."""
-_BUSY = frozenset({429, 502, 503, 504})
 
 
 class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore[misc]  # untyped library
@@ -89,8 +86,8 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
         url, who = f"{target_endpoint}/", _controller(self._config)
         with _plain_session(verify) as session:
             answer = self._answer(who, url, functools.partial(session.get, url, **self._limits()))
-        _check(answer.status, answer.body, who, "GET /")
-        controller, login = _read(who, read.root, answer.body)
+        refusals.check(answer.status, answer.body, who, "GET /")
+        controller, login = refusals.understood(who, read.root, answer.body)
         return cloudfoundry_client.client.Info(None, controller, login, target_endpoint, None, None)
 
     def _token_request(self, request_parameters: dict[str, str], refresh_token_mandatory: bool) -> None:
@@ -108,9 +105,9 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
             )
             answer = self._answer(who, url, ask)
         if answer.status in (400, 401, 403):
-            raise RefusedError(_no_token(who, information.client_id, answer))
-        _check(answer.status, answer.body, who, "POST /oauth/token")
-        self._access_token = _read(who, read.access_token, answer.body)
+            raise RefusedError(refusals.no_token(who, information.client_id, answer))
+        refusals.check(answer.status, answer.body, who, "POST /oauth/token")
+        self._access_token = refusals.understood(who, read.access_token, answer.body)
 
     def _limits(self) -> dict[str, Any]:
         return {"timeout": (self._bounds.connect_seconds, self._bounds.idle_seconds), "stream": True}
@@ -120,7 +117,7 @@ class _Transport(cloudfoundry_client.client.CloudFoundryClient):  # type: ignore
             return bounded.answer(ask, self._bounds)
         except (OSError, urllib3.exceptions.HTTPError) as error:  # requests' own errors are OSErrors
             blamed = certificates.blame(error, url, ca=self._config.ca)
-            raise Unavailable(f"{who}: {blamed or _said(error)}") from error
+            raise Unavailable(f"{who}: {blamed or refusals.reason(error)}") from error
 
     def __getattr__(self, name: str) -> Any:
         # Theirs goes to API v2 and raises NotImplementedError where a foundation has none.
@@ -180,7 +177,7 @@ class CloudController:
         # In order of creation, so that what is new comes last and moves nobody to a page already read.
         query: dict[str, str | int] = {"per_page": PAGE, "order_by": "created_at", **params}
         pages = [await self.get(path, {**query, "page": 1})]
-        size, count = len(pages[0]), _read(_controller(self._config), read.total_pages, pages[0])
+        size, count = len(pages[0]), refusals.understood(_controller(self._config), read.total_pages, pages[0])
         for page in range(2, count + 1):
             if page > self._bounds.list_pages or size > self._bounds.list_bytes:
                 raise Unavailable(f"{_controller(self._config)}: {_endless(path, count, size)}")
@@ -191,7 +188,7 @@ class CloudController:
     async def newest(self, path: str) -> str:
         """When a row of a list was updated last; empty when it has none."""
         body = await self.get(path, {"per_page": 1, "order_by": "-updated_at"})
-        return _read(_controller(self._config), read.newest, body)
+        return refusals.understood(_controller(self._config), read.newest, body)
 
     async def get(self, path: str, params: Mapping[str, str | int] | None = None) -> bytes:
         """One answer's body. Waits and asks again where they are busy."""
@@ -199,8 +196,8 @@ class CloudController:
         while True:
             transport = await self._connected()
             answer = await self._off_loop(functools.partial(transport.fetch, path, params or {}))
-            if answer.status not in _BUSY or attempt == _ATTEMPTS:
-                _check(answer.status, answer.body, _controller(self._config), f"GET {path}")
+            if answer.status not in refusals.BUSY or attempt == _ATTEMPTS:
+                refusals.check(answer.status, answer.body, _controller(self._config), f"GET {path}")
                 return answer.body
             await asyncio.sleep(_wait(answer.headers.get("Retry-After", ""), attempt, self._longest_wait))
             attempt += 1
@@ -253,7 +250,7 @@ class PolicyServer:
 
     async def last_updated(self) -> int:
         """When policies changed last: a number to compare with the one before, no more."""
-        return _read(self._who, read.number, await self._get("policies_last_updated", _NUMBER_SECONDS))
+        return refusals.understood(self._who, read.number, await self._get("policies_last_updated", _NUMBER_SECONDS))
 
     async def policies(self) -> bytes:
         return await self._get("policies", self._bounds.answer_seconds)
@@ -261,7 +258,9 @@ class PolicyServer:
     async def security_groups_last_updated(self) -> int | None:
         """The same of security groups; None where the server is too old to say."""
         try:
-            return _read(self._who, read.number, await self._get("security_groups_last_updated", _NUMBER_SECONDS))
+            return refusals.understood(
+                self._who, read.number, await self._get("security_groups_last_updated", _NUMBER_SECONDS)
+            )
         except RefusedError as error:
             if error.refused.code == "CF_NOT_FOUND":
                 return None
@@ -289,7 +288,7 @@ class PolicyServer:
                     query["space_guids"] = ",".join(batch)
                 pages.append(await self._get("security_groups", self._bounds.answer_seconds, query))
                 size += len(pages[-1])
-                following = _read(self._who, read.next_row, pages[-1])
+                following = refusals.understood(self._who, read.next_row, pages[-1])
                 if following == 0:
                     break
                 if following <= begin:
@@ -316,11 +315,11 @@ class PolicyServer:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unavailable(f"{self._who}: {await self._reason(error, url)}") from error
         self._blamed = ("", "")
-        _check(response.status, body, self._who, f"GET {name}")
+        refusals.check(response.status, body, self._who, f"GET {name}")
         return body
 
     async def _reason(self, error: Exception, url: str) -> str:
-        said = _said(error)
+        said = refusals.reason(error)
         if not url.startswith("https:"):
             return said
         self._tls.forget()
@@ -341,58 +340,12 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _read(who: str, reader: Callable[[bytes], T], body: bytes) -> T:
-    """What an answer says, or whose answer can't be read."""
-    try:
-        return reader(body)
-    except Unavailable as unreadable:
-        raise Unavailable(f"{who}: {unreadable}") from unreadable
-
-
 def _controller(config: FoundationConfig) -> str:
     return f"Cloud Controller at {config.api}"
 
 
 def _endless(what: str, pages: int, size: int) -> str:
     return f"the list {what} has no end that we wait for ({pages} pages, {size >> 20} MiB so far)"
-
-
-def _check(status: int, body: bytes, who: str, what: str) -> None:
-    if status == 200:
-        return
-    said = ascii(body[:200].decode("utf-8", "replace"))
-    if status == 404:
-        raise RefusedError(Refused("CF_NOT_FOUND", f"{who}: {what} is not there (HTTP 404): {said}", what))
-    if status in (401, 403):
-        code, hint = _forbidden(status, body)
-        raise RefusedError(Refused(code, f"{who}: {what} is refused (HTTP {status}): {hint}: {said}", what))
-    if 400 <= status < 500 and status not in _BUSY:
-        raise RefusedError(Refused("CF_REFUSED", f"{who}: {what} is refused (HTTP {status}): {said}", what))
-    raise Unavailable(f"{who}: {what} is answered with HTTP {status}: {said}")
-
-
-def _forbidden(status: int, body: bytes) -> tuple[str, str]:
-    """A code, and what to change. (A 401 comes here for a token that is brand-new: the old one was renewed before.)"""
-    if status == 403:
-        return "CF_FORBIDDEN", "give the client the authority cloud_controller.admin_read_only"
-    if read.error_code(body) == _NOT_AUTHENTICATED:
-        return (
-            "CF_TOKEN_MISSING",
-            "our token did not arrive: does a proxy in between take the Authorization header away?",
-        )
-    hint = "it does not believe the token that UAA gave a moment ago: compare its UAA keys and its clock with UAA's"
-    return "CF_TOKEN_REFUSED", hint
-
-
-def _no_token(who: str, client: str, answer: Answer) -> Refused:
-    error = read.token_error(answer.body)
-    hint, field = {
-        "unauthorized_client": ("add client_credentials to its authorized_grant_types", "client_id"),
-        "invalid_scope": ("give it the authority cloud_controller.admin_read_only", "client_id"),
-    }.get(error, ("check client_id and client_secret_file", "client_secret_file"))
-    said = ascii(answer.body[:200].decode("utf-8", "replace"))
-    message = f"{who} gives the client {client!r} no token (HTTP {answer.status}): {hint}: {said}"
-    return Refused("UAA_REFUSED", message, field)
 
 
 def _wait(retry_after: str, attempt: int, longest: float) -> float:
@@ -407,7 +360,7 @@ def _secret(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        message = f"the client's secret can't be read: {_said(error)}; put it there, readable for the bridge"
+        message = f"the client's secret can't be read: {refusals.reason(error)}; put it there, readable for the bridge"
         raise RefusedError(Refused("SECRET_UNREADABLE", message, "client_secret_file")) from error
 
 
@@ -416,7 +369,3 @@ def _plain_session(verify: bool | str) -> requests.Session:
     session.trust_env = False  # else ~/.netrc may replace the credentials, and *_proxy the way
     session.verify = verify
     return bounded.session(session)
-
-
-def _said(error: BaseException) -> str:
-    return str(error) or type(error).__name__

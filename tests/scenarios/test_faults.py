@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -21,6 +21,7 @@ from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT
 from cfbridge.simulator import commands, lab
+from cfbridge.simulator.policy_table import PolicyKey
 from tests.scenarios.stage import becomes, fault, known_app, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
@@ -211,6 +212,42 @@ async def test_changes_that_no_number_tells_of_are_in_force_all_the_same(pair: P
         fault(box, "policy_server_internal", "none")
     await box.bind_asg("out", [OUT], "acme/dev")
     await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 8080), 30)
+
+
+async def test_objects_that_nobody_understands_are_left_out_alone_and_stop_nothing(pair: Pair) -> None:
+    """docs-pcf-install#584: a wrong tag on one foreign object put the whole plugin in a crash loop."""
+    box, state = pair.box, pair.box.foundation.state
+    await becomes("ok", partial(verdict, box), 30)
+    acme = state.org_named("acme")
+    assert acme is not None
+    known = state.apps[box.app_guid("client")]
+    strange_org = replace(acme, guid="strange-org", name=None, updated_at=state.now())  # type: ignore[arg-type]
+    strange_app = replace(known, guid="strange-app", name="lost", space="no-such-space", updated_at=state.now())
+    state.orgs[strange_org.guid], state.apps[strange_app.guid] = strange_org, strange_app
+    await box.bind_asg("odd", [], "acme/dev")
+    odd = state.group_named("odd")
+    assert odd is not None
+    rules = (
+        {"protocol": "gre", "destination": lab.EXT},
+        OUT | {"ports": "443"},
+        {"destination": 7},
+        OUT | {"ports": ""},
+    )
+    state.change_security_group(replace(odd, rules=rules))
+    state.policies.create([PolicyKey("strange-app", "never-heard-of", "tcp", 1, 2)])
+    try:
+        await becomes(True, partial(_says, box, "one organization is left out", "entry 1 of security group 'odd'"), 30)
+        await becomes(True, partial(_says, box, "entry 3 of security group 'odd'", "entry 4 of security group 'odd'"))
+        await becomes("open", partial(tcp, box, pair.client, lab.EXT, 443))
+        await box.push("acme", "dev", "beside")
+        await becomes(True, partial(_reads, box, "beside"))
+        await box.add_policy("client", "beside")
+        await becomes("open", partial(tcp, box, pair.client, box.instance("beside")))
+    finally:
+        del state.orgs[strange_org.guid], state.apps[strange_app.guid], state.security_groups[odd.guid]
+    await becomes("ok", partial(verdict, box), 30)
+    await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 443), 30)
+    await pair.is_as_before()
 
 
 async def test_the_status_command_says_in_one_line_and_by_its_exit_code_what_is_stale(pair: Pair) -> None:
