@@ -17,6 +17,7 @@ from cfbridge.simulator import certificates, seed
 from cfbridge.simulator.box import Box, SimulatorConfig, serve
 from cfbridge.simulator.nouns import Fault
 from cfbridge.simulator.policy_table import PolicyKey
+from egress.values import qualify
 from policy_sync.model import CfPolicy, Protocol
 
 SERVERS = ("cloud_controller", "policy_server")
@@ -139,6 +140,25 @@ async def test_tokens_that_ended_are_renewed(box: Box, watch: FoundationWatch) -
     box.tokens.clock = lambda: clock() + 10_000
     state = await watch.look_once()
     assert all(look.stale_since is None for look in state.looks.values())
+
+
+async def test_two_changes_of_a_group_in_one_second_are_both_seen_where_cloud_controller_is_asked(box: Box) -> None:
+    """cloud_controller_ng#3479: they have one timestamp, so whoever compares it loses the second."""
+    config = replace(config_of(box), asg_source="cloud-controller", asg_settle_seconds=0.0)
+    watch = FoundationWatch(config, lambda _: None)
+    box.state.clock = lambda: 1_800_000_000.0
+    group = box.state.create_security_group("quick", running=True)
+    try:
+        await watch.look_once()
+        for port in ("443", "8080"):
+            rules = ({"protocol": "tcp", "destination": "1.1.1.1", "ports": port},)
+            changed = box.state.change_security_group(replace(group, rules=rules))
+            assert changed.updated_at == group.updated_at
+            assert await watch.look_at_asgs()
+            (seen,) = watch.state.asgs[qualify("cf", group.guid)].rules
+            assert seen.ports == ((int(port), int(port)),)
+    finally:
+        await watch.close()
 
 
 async def test_a_running_watch_sees_a_push_a_policy_and_a_bound_group(box: Box) -> None:
