@@ -123,6 +123,10 @@ class Lab:
         made.ip("link set lo up\n")
         return made
 
+    def place(self, label: str) -> Namespace:
+        """One that is there."""
+        return self._namespaces[label]
+
     def discard(self, label: str) -> None:
         """A namespace dies, with everything in it."""
         if probe := self._probes.pop(label, None):

@@ -13,7 +13,15 @@ from typing import Literal
 
 from egress.values import PackedRange
 
-SIZES = {"ipv4_addr": 4, "ipv6_addr": 16, "mark": 4, "inet_proto": 1, "inet_service": 2, "ifname": 16}
+SIZES = {
+    "ipv4_addr": 4,
+    "ipv6_addr": 16,
+    "ether_addr": 6,
+    "mark": 4,
+    "inet_proto": 1,
+    "inet_service": 2,
+    "ifname": 16,
+}
 TABLE = "inet cfbridge"
 
 Elements = Mapping[bytes, bytes | None]
@@ -70,6 +78,11 @@ def protocol(number: int) -> bytes:
     return bytes((number, 0, 0, 0))
 
 
+def ether(mac: str) -> bytes:
+    """A MAC address as a field of a concatenation."""
+    return bytes.fromhex(mac.replace(":", "")) + b"\0\0"
+
+
 def device(name: str) -> bytes:
     return name.encode().ljust(16, b"\0")
 
@@ -82,6 +95,8 @@ def _spell(fields: tuple[str, ...], packed: bytes, order: Literal["little", "big
         offset += -(-size // 4) * 4
         if name in ("ipv4_addr", "ipv6_addr"):
             words.append(str(ipaddress.ip_address(part)))
+        elif name == "ether_addr":
+            words.append(part.hex(":"))
         elif name == "mark":
             words.append(f"{int.from_bytes(part, order):#x}")
         elif name == "ifname":

@@ -86,6 +86,7 @@ def ensure_workload_device(device: str, *, ipv6: bool | None, proxy_arp: bool) -
     wanted = {
         f"ipv4/conf/{device}/rp_filter": "0",
         f"ipv4/conf/{device}/send_redirects": "0",
+        f"ipv4/conf/{device}/accept_source_route": "0",
         f"ipv4/conf/{device}/forwarding": "1",
         f"ipv6/conf/{device}/accept_ra": "0",
     }

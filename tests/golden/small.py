@@ -104,7 +104,7 @@ def rendered() -> dict[str, str]:
     ids = {key: number for number, key in enumerate(sorted(rule_keys(told)), 1)}
     network = LogicalNetwork(1, topology(), compile_ruleset(told, ids).ruleset)
     vms = firewall.vms_here(network.topology.ports, local())
-    walls: Mapping[Key, Item] = {**Firewall().render(network, local()), **arp.render(name for name, _ in vms)}
+    walls: Mapping[Key, Item] = {**Firewall().render(network, local()), **arp.render(vms)}
     ways = sorted(links.render(network.topology, local()).values(), key=lambda item: (item.rank, item.key))
     return {
         "small.nft": table.closed(walls.values()) + table.opened(walls.values()),

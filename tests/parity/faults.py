@@ -101,7 +101,7 @@ def _reject_is_silent() -> contextlib.AbstractContextManager[None]:
 
 
 def _any_source() -> contextlib.AbstractContextManager[None]:
-    return _rewritten("iifname . ip saddr @port_src4 ", "", "port")
+    return _rewritten("iifname . ip saddr . ether saddr @port_src4 ", "", "port")
 
 
 def _nobody_restamps() -> contextlib.AbstractContextManager[None]:

@@ -192,7 +192,7 @@ class LinuxDataplane:
         vms = firewall.vms_here(network.topology.ports, local)
         return {
             **self._firewall.render(network, local),
-            **arp.render(name for name, _ in vms),
+            **arp.render(vms),
             **self._render_links(network.topology, local),
         }
 

@@ -2,7 +2,7 @@
 
 ruleset.tiers, profiles ─> chains of lines ─ name ─> sets of addresses      policies ─> allow, allow_range, identity4/6
 ruleset.egress ─> asg4/6 ─ jump ─> profile chains                           every rule id ─> live or refused, logged
-topology ─> snat4/6, blocked4/6, pools4/6, vm_ports                         local ─> port_src, workload, netin
+topology ─> snat4/6, blocked4/6, pools4/6, vm_ports, vm_src                 local ─> port_src, workload, netin
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from egress.model import NetworkMode
-from egress.topology import Port, PortKind, Router, Segment, SourceNat
+from egress.topology import Port, PortKind, Router, Segment, SourceNat, container_mac
 from egress.values import PackedRange, merge, pack, parse_range, prefix_range, subtract
-from garden_plugin.cell.nft_sets import Elements, Shape, device, interval, mark, ordered_mark, protocol, service
+from garden_plugin.cell.nft_sets import Elements, Shape, device, ether, interval, mark, ordered_mark, protocol, service
 from garden_plugin.dataplane.base import Item, Key, LogicalNetwork
 from garden_plugin.dataplane.cell import LocalState
 from garden_plugin.dataplane.grown import Grown, touched
@@ -158,24 +158,37 @@ def vms_here(ports: Mapping[str, Port], local: LocalState) -> tuple[tuple[str, t
 
 
 def port_elements(name: str, addresses: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """(set, key) of what a port needs in order to be heard at all."""
+    """(set, key) of what a container's port needs in order to be heard at all. The first address is an IPv4 one."""
+    mac = b""
     for address in addresses:
         packed = pack(address)
         n = 4 if len(packed) == 4 else 6
-        yield f"port_src{n}", device(name) + packed
+        mac = mac or ether(container_mac(address))
+        yield f"port_src{n}", device(name) + packed + mac
+        yield f"workload{n}", packed
+
+
+def _vm_elements(name: str, addresses: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Nobody told us a machine's MAC; and behind its device there is nobody else whom it could seem to be."""
+    for address in addresses:
+        packed = pack(address)
+        n = 4 if len(packed) == 4 else 6
+        yield f"vm_src{n}", device(name) + packed
         yield f"workload{n}", packed
 
 
 def _local(local: LocalState, vms: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Elements]:
-    made = ("port_src", "workload", "netin", "netin_ok", "hairpin")
+    made = ("port_src", "vm_src", "workload", "netin", "netin_ok", "hairpin")
     sets: dict[str, dict[bytes, bytes | None]] = {f"{name}{n}": {} for name in made for n in (4, 6)}
     sets["uplinks"] = {device(name): None for name in local.uplinks if _DEVICE.fullmatch(name)}
     sets["vm_ports"] = {device(name): None for name, _ in vms}
-    places = [*((port.device, port.addresses, port.isolated) for port in local.ports.values())]
-    for name, addresses, isolated in [*places, *((name, addresses, False) for name, addresses in vms)]:
-        for where, key in port_elements(name, addresses):
-            if not (isolated and where.startswith("port_src")):  # whatever it sends is dropped: no egress at all
+    for port in local.ports.values():
+        for where, key in port_elements(port.device, port.addresses):
+            if not (port.isolated and where.startswith("port_src")):  # whatever it sends is dropped: no egress at all
                 sets[where][key] = None
+    for name, addresses in vms:
+        for where, key in _vm_elements(name, addresses):
+            sets[where][key] = None
     for port in local.ports.values():
         for written in port.addresses:
             address, host = pack(written), local.host_address_for(written)

@@ -1,6 +1,6 @@
 """Which chains and sets of the linux firewall never change? The frame that rules and elements are hung into.
 
-prerouting ─ guard: the port's own source? ─ mark for the workload routes ─ dnat
+prerouting ─ guard: the port's own source? ─ mark for the workload routes ─ (pieces are put together) ─ dnat
 forward ──> forwarded ─┐                  ┌─> policies4/6 (destination in a container pool) ─┐
 input ────> received ──┼─> tiers: tier0 … ┤                                                  ├─> baseline: tier4
 output ───> sent ──────┘   (`pass`: next) └─> asg4/6: the source's profile (forward only) ───┘
@@ -9,6 +9,10 @@ output ───> sent ──────┘   (`pass`: next) └─> asg4/6: th
 Marks: meta mark 0x7712_0000 opens the workload routes (decisions 4). Later it carries the rule id to the log, and in
 `policies` the source's identity beside the destination's in ct mark. Identities have bit 30, rule ids are below: what
 a lost race leaves behind can never be in `live`, and every way out of `policies` writes the ct mark anew.
+
+The guard sees the pieces of a packet before they are put together: else one that says it is a neighbour's completes
+what the neighbour began. An ICMP error is related to the flow that it quotes, whoever sends it; a workload's must be
+about a flow of its own (`errors`).
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ _POLICY = ("mark", "mark", "inet_proto", "inet_service")
 SETS: dict[str, Shape] = {
     "uplinks": Shape(("ifname",)),
     "vm_ports": Shape(("ifname",)),
-    "port_src4": Shape(("ifname", "ipv4_addr")),
-    "port_src6": Shape(("ifname", "ipv6_addr")),
+    "port_src4": Shape(("ifname", "ipv4_addr", "ether_addr")),
+    "port_src6": Shape(("ifname", "ipv6_addr", "ether_addr")),
+    "vm_src4": Shape(("ifname", "ipv4_addr")),
+    "vm_src6": Shape(("ifname", "ipv6_addr")),
     "workload4": Shape(_V4),
     "workload6": Shape(_V6),
     "pools4": Shape(_V4, interval=True),
@@ -140,8 +146,28 @@ goto baseline
 iifname @uplinks fib saddr type local counter drop comment "the cell is not outside"
 goto forwarded
 """,
+    "errors": """
+iifname "cf-*" goto errors_of_containers
+iifname @vm_ports goto errors_of_vms
+accept
+""",
+    "errors_of_containers": """
+iifname . ct original ip saddr . ether saddr @port_src4 accept
+iifname . ct reply ip saddr . ether saddr @port_src4 accept
+iifname . ct original ip6 saddr . ether saddr @port_src6 accept
+iifname . ct reply ip6 saddr . ether saddr @port_src6 accept
+counter drop comment "error about a flow of others"
+""",
+    "errors_of_vms": """
+iifname . ct original ip saddr @vm_src4 accept
+iifname . ct reply ip saddr @vm_src4 accept
+iifname . ct original ip6 saddr @vm_src6 accept
+iifname . ct reply ip6 saddr @vm_src6 accept
+counter drop comment "error about a flow of others"
+""",
     "received": f"""
-ct state established,related ct mark @live accept
+ct state established ct mark @live accept
+ct state related ct mark @live goto errors
 iifname @vm_ports icmpv6 type {{ 135, 136 }} ip6 hoplimit 255 accept
 icmpv6 type {{ 130, 131, 132, 133, 134, 135, 136, 143 }} drop
 {_UNFOLLOWED}
@@ -165,16 +191,24 @@ ip6 daddr @pools6 goto policies6
 goto baseline
 """,
     "port": f"""
-iifname . ip saddr @port_src4 meta mark set {ROUTE_MARK:#x} accept
-iifname . ip6 saddr @port_src6 meta mark set {ROUTE_MARK:#x} accept
-iifname @vm_ports ip6 saddr fe80::/10 icmpv6 type {{ 135, 136 }} accept
-ip6 saddr {{ ::, fe80::/10 }} drop
+iifname . ip saddr . ether saddr @port_src4 meta mark set {ROUTE_MARK:#x} accept
+iifname . ip6 saddr . ether saddr @port_src6 meta mark set {ROUTE_MARK:#x} accept
+goto foreign
+""",
+    "vm_port": f"""
+iifname . ip saddr @vm_src4 meta mark set {ROUTE_MARK:#x} accept
+iifname . ip6 saddr @vm_src6 meta mark set {ROUTE_MARK:#x} accept
+ip6 saddr fe80::/10 icmpv6 type {{ 135, 136 }} accept
+goto foreign
+""",
+    "foreign": """
+ip6 saddr { ::, fe80::/10 } drop
 counter drop comment "not the port's own source"
 """,
     "guard": f"""
-type filter hook prerouting priority raw; policy accept;
+type filter hook prerouting priority -450; policy accept;
 iifname "cf-*" goto port
-iifname @vm_ports goto port
+iifname @vm_ports goto vm_port
 iifname != "lo" ip saddr @workload4 counter drop comment "a workload is behind its own port"
 iifname != "lo" ip6 saddr @workload6 counter drop comment "a workload is behind its own port"
 meta mark set {ROUTE_MARK:#x}
@@ -188,7 +222,8 @@ oifname @uplinks jump source_nat
 """,
     "forward": """
 type filter hook forward priority filter; policy accept;
-ct state established,related ct mark @live accept
+ct state established ct mark @live accept
+ct state related ct mark @live goto errors
 iifname "cf-*" goto forwarded
 iifname @vm_ports goto forwarded
 oifname "cf-*" goto arriving

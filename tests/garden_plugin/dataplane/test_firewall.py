@@ -135,7 +135,7 @@ def test_a_mapped_port_is_an_element_of_the_agents_making() -> None:
     local = replace(LOCAL, ports={"cf:a": port})
     assert elements("netin4", local=local) == ["192.0.2.10 . 61001 : 10.240.1.5 . 8080"]
     assert elements("netin_ok4", local=local) == ["10.240.1.5 . 8080"]
-    assert elements("port_src4", local=local) == ['"cf-a" . 10.240.1.5']
+    assert elements("port_src4", local=local) == ['"cf-a" . 10.240.1.5 . 0a:58:0a:f0:01:05']
     both = replace(port, addresses=("10.240.1.5", "2001:db8:f::5"))
     assert elements("netin6", local=replace(local, ports={"cf:a": both})) == []
     local = replace(local, ports={"cf:a": both}, host_address6="2001:db8::10")
