@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from cfbridge import alarms, api, intent, memory
+from cfbridge import alarms, api, claims, intent, memory
 from cfbridge.api.views import Alarm
 from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
@@ -77,6 +77,7 @@ class Bridge:
             holdings=holdings,
             wish=self._wish,
             ready=self._not_ready,
+            untrue=lambda port: claims.contradiction(port, self._inventory[config.foundations[0].name]),
             changed=self.reconciler.changed,
             leads=lambda epoch: self.reconciler.not_before(epoch * REVISIONS_PER_EPOCH + 1),
         )
@@ -106,11 +107,12 @@ class Bridge:
         found = [Alarm("degraded", "STORE_AWAY", store_away)] if store_away else []
         for state in self._inventory.values():
             found += alarms.of(state)
+        found += [Alarm("degraded", each.code, each.message) for each in self._compiled.untrue]
         now = time.time()
         found += alarms.of_cells(self.cells.states.values(), self.cells.late(), self.cells.unheard(now), now)
         found += alarms.of_certificates(self.config.foundations, now)
         refusals = [self.cells.restored] if self.cells.restored else []
-        refusals += [r for each in self.cells.conflicts.values() for r in each]
+        refusals += [r for of in (self.cells.conflicts, self.cells.elsewhere) for each in of.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]
         refusals += intent.unresolved(self._written, self._inventory)
         if self._intent_error is not None:
@@ -176,9 +178,13 @@ class Bridge:
         return f"{', '.join(unread)} has not been read in full yet" if unread else ""
 
     def _wish(self, guid: str, name: str) -> OrgWish:
-        """What is wished for an org that a container names; by id, or by name where the foundation was not read yet."""
-        org = qualify(self.config.foundations[0].name, guid)
-        if any(wish.name == name and not wish.org for wish in self._intent.tenants):
+        """What is wished for an org that a container names: by id, or by name for one that the foundation did not tell
+        us yet. What it calls one that we know is its word only."""
+        foundation = self.config.foundations[0].name
+        org = qualify(foundation, guid)
+        if org not in self._inventory[foundation].orgs and any(
+            wish.name == name and not wish.org for wish in self._intent.tenants
+        ):
             self._met[name] = org
             self._resolve()
         return self._wish_of(org, name)

@@ -62,6 +62,10 @@ def _leads_on(epoch: int) -> None:
     pass
 
 
+def _believed(port: wire.PortReport) -> Refused | None:
+    return None
+
+
 @dataclass
 class Connection:
     """One agent's connection. `sent` is the network that the agent holds when it has read what we wrote."""
@@ -129,9 +133,10 @@ class Cells:
         ready: Callable[[], str],
         changed: Callable[[], int],
         leads: Callable[[int], None] = _leads_on,
+        untrue: Callable[[wire.PortReport], Refused | None] = _believed,
         single: bool = True,
     ) -> None:
-        """`leads` is told the epoch when it grows."""
+        """`leads` is told the epoch when it grows. `untrue`: why a container is not what it says."""
         self._foundation = foundation
         self._epoch = epoch
         self._mtu = mtu
@@ -140,6 +145,7 @@ class Cells:
         self._ready = ready
         self._changed = changed
         self._leads = leads
+        self._untrue = untrue
         self._single = single
         self._began = time.time()
         self._arriving: dict[str, int] = {}
@@ -151,6 +157,8 @@ class Cells:
         """Replaced whole at each change, so that who holds one sees a moment."""
         self.conflicts: dict[str, tuple[Refused, ...]] = {}
         """By cell: leases that it reported and somebody else holds. Quarantined, shown, never answered twice."""
+        self.elsewhere: dict[str, tuple[Refused, ...]] = {}
+        """By cell: containers that it reported and that another connected cell has. They stay that one's."""
         self.restored: Refused | None = None
         """The store is older than what a cell has seen."""
         self._progress = asyncio.Condition()
@@ -187,6 +195,7 @@ class Cells:
         if cell not in self._connections and cell not in self._arriving:
             self.states = {name: state for name, state in self.states.items() if name != cell}
             self.conflicts.pop(cell, None)
+            self.elsewhere.pop(cell, None)
             if self._only == cell:
                 self._only = ""
         self._changed()
@@ -263,6 +272,11 @@ class Cells:
             self._leads(self._epoch)
             log.warning("store is older than its cells", cell=hello.cell, followed=hello.epoch, epoch=self._epoch)
         reported = {self.workload(port.handle): port for port in hello.ports}
+        others_have = {w: s.name for s in self.states.values() if s.connected and s.name != hello.cell for w in s.ports}
+        self.elsewhere[hello.cell] = tuple(
+            _elsewhere(reported.pop(workload).handle, others_have[workload])
+            for workload in sorted(reported.keys() & others_have.keys())
+        )
         conflicts = await self._holdings.adopt(
             hello.cell, {w: (self._wish(p.org, p.org_name), p.addresses) for w, p in reported.items()}
         )
@@ -336,6 +350,9 @@ class Cells:
             case wire.Attach() | wire.Update():
                 connection.asking[message.port.handle] = message.port
                 connection.begin(self._attach(connection, message.request, message.port))
+            case wire.Detached(handle=handle) if holder := self._holder(connection.cell, handle):
+                log.error("detach refused", cell=connection.cell, handle=handle, holder=holder)
+                connection.send(wire.Acknowledged(handle))  # it shall not say it again
             case wire.Detached(handle=handle):
                 connection.asking.pop(handle, None)
                 workload = self.workload(handle)
@@ -360,6 +377,12 @@ class Cells:
         if reason := self._ready():
             connection.send(wire.Denied(request, "NOT_READY", reason, retry=True))
             return
+        holder = self._holder(connection.cell, port.handle)
+        refused = _elsewhere(port.handle, holder) if holder else self._untrue(port)
+        if refused is not None:
+            log.error("container refused", cell=connection.cell, code=refused.code, reason=refused.message)
+            connection.send(wire.Denied(request, refused.code, refused.message, retry=False))
+            return
         try:
             leases = await self._holdings.lease(workload, self._wish(port.org, port.org_name), connection.cell)
         except Unavailable as fault:
@@ -378,6 +401,13 @@ class Cells:
             self._note(replace(state, ports=ports, heard_at=time.time()))
         connection.send(wire.Granted(request, addresses, self._changed(), self._mtu))
 
+    def _holder(self, cell: str, handle: str) -> str:
+        """Another cell that has this container; empty if none has."""
+        workload = self.workload(handle)
+        having = [state.name for state in self.states.values() if workload in state.ports]
+        having += [lease.cell for lease in self._holdings.held.leases.get(workload, ()) if lease.cell in self.states]
+        return next((name for name in having if name != cell), "")
+
     async def _detach(self, connection: Connection, handle: str) -> None:
         try:
             await self._holdings.release(self.workload(handle))
@@ -389,3 +419,8 @@ class Cells:
     async def _tell_waiters(self) -> None:
         async with self._progress:
             self._progress.notify_all()
+
+
+def _elsewhere(handle: str, holder: str) -> Refused:
+    message = f"container {handle[:128]!r} is on {holder}; what another cell says of it is not believed"
+    return Refused("HANDLE_ELSEWHERE", message, handle)

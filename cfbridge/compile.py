@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cfbridge import claims
 from cfbridge.inventory import App, FoundationState, Org, Space
 from cfbridge.settings import FirewallConfig
 from cfbridge.snapshot import CellState, Snapshot
@@ -29,6 +30,8 @@ class Compiled:
     network: LogicalNetwork = field(default_factory=LogicalNetwork)
     world: World = field(default_factory=World)
     quarantined: tuple[Refused, ...] = ()
+    untrue: tuple[Refused, ...] = ()
+    """What containers say of themselves, and Cloud Controller knows otherwise: they are shut off."""
 
 
 _MadeOf = tuple[object, ...]
@@ -48,7 +51,7 @@ class Compiler:
         self._memo = compiler.Memo()
         self._settled: World | None = None
         """The last one compiled: all its keys have their ids."""
-        self._workloads: dict[str, tuple[_MadeOf, Workload]] = {}
+        self._workloads: dict[str, tuple[_MadeOf, Workload, Refused | None]] = {}
 
     def missing_ids(self, snapshot: Snapshot) -> frozenset[str]:
         """Rule keys that need an id from the store before `compile` may be called."""
@@ -61,17 +64,20 @@ class Compiler:
         rules, quarantined = compiler.compile_ruleset(world, snapshot.held.rule_ids, now, self._memo)
         if not any(refused.code == "RULE_WITHOUT_ID" for refused in quarantined):
             self._settled = world
-        return Compiled(LogicalNetwork(snapshot.revision, _topology(snapshot), rules), world, quarantined)
+        untrue = tuple(refused for _, _, refused in self._workloads.values() if refused is not None)
+        return Compiled(LogicalNetwork(snapshot.revision, _topology(snapshot), rules), world, quarantined, untrue)
 
     def world(self, snapshot: Snapshot) -> World:
         """Everything that the firewall's meaning depends on."""
         states = snapshot.inventory.values()
         self._know_pools(snapshot.held.org_networks)
+        containers = tuple(self._containers(snapshot))
+        shut_off = translate.shut_off(name for name, (*_, refused) in self._workloads.items() if refused is not None)
         return World(
-            workloads=(*self._containers(snapshot), *_vms(snapshot)),
+            workloads=(*containers, *_vms(snapshot)),
             groups=snapshot.intent.groups,
             # People's rules come first in each tier, so that what the platform says by default can be overridden.
-            rules=(*snapshot.intent.rules, *self._platform_rules),
+            rules=(*snapshot.intent.rules, *shut_off, *self._platform_rules),
             policies=_policies(snapshot),
             asgs=tuple(asg for state in states for asg in (*state.asgs.values(), *state.lingering_asgs)),
             asgs_known=frozenset(state.name for state in states if state.ready),
@@ -101,7 +107,9 @@ class Compiler:
                 kept = before.get(workload)
                 if kept is None or any(was is not now for was, now in zip(kept[0], made_of, strict=True)):
                     addresses = tuple(lease.address for lease in leases)
-                    kept = made_of, self._container(workload, port, cell, state, addresses)
+                    refused = claims.contradiction(port, state)
+                    as_it_says = port if refused is None else PortReport(port.handle)
+                    kept = made_of, self._container(workload, as_it_says, cell, state, addresses), refused
                 self._workloads[workload] = kept
                 yield kept[1]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from egress.values import PackedRange, QualifiedId, Refused, merge, parse_range, subtract, text
 from policy_sync.model import (
@@ -217,6 +217,21 @@ def system_rules(
         key, name = "container-network-policy-off", "container network policy is disabled: container to container"
         add(key, name, CONTAINERS, Action.ALLOW, tier=Tier.APPLICATION)
     return tuple(rules)
+
+
+def shut_off(workloads: Iterable[str]) -> tuple[Rule, ...]:
+    """Rules by which these containers reach nobody and nobody reaches them; none where there are none."""
+    ends = tuple(Selector(SelectorKind.WORKLOAD, workload) for workload in sorted(workloads))
+    if not ends:
+        return ()
+
+    def rule(key: str, name: str, sources: tuple[Selector, ...], destinations: tuple[Selector, ...]) -> Rule:
+        return Rule(f"system:{key}", name, Tier.EMERGENCY, sources, destinations, Action.REJECT, section="system")
+
+    return (
+        rule("untrue-from", "containers that are not what they say: to anything", ends, ANY),
+        rule("untrue-to", "anything to containers that are not what they say", ANY, ends),
+    )
 
 
 def baseline_rules() -> tuple[Rule, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from cfbridge import claims
 from cfbridge.api import naming
 from cfbridge.api.naming import Naming
 from cfbridge.api.resources import (
@@ -265,7 +266,8 @@ def _containers(snapshot: Snapshot, named: Naming) -> Sequence[WorkloadRow]:
                 str(qualify(cell.foundation, guid)) if guid else "" for guid in (port.org, port.space, port.app)
             )
             names = named.app(QualifiedId(app)) if app else (named.org(org), "", "")
-            refused = snapshot.held.refusals.get(workload, _NOTHING)
+            untrue = claims.contradiction(port, snapshot.inventory[cell.foundation])
+            refused = untrue or snapshot.held.refusals.get(workload, _NOTHING)
             held = tuple(lease.address for lease in snapshot.held.leases.get(workload, ()))
             rows.append(
                 WorkloadRow(

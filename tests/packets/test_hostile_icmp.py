@@ -113,6 +113,7 @@ async def test_no_entry_of_a_group_keeps_the_rules_of_others_from_the_kernel(cel
     asg = Asg(qualify("cf", "all"), "all", understood, running_default=True)
     cell.world = replace(cell.world, asgs=(asg,))
     await neighbours(cell)
+    cell.lab.announce("10.240.0.0/16")
     b = cell.lab.probe("b")
     b.listen("tcp", 8080)
     cell.policy("web", "web", 8080)
