@@ -98,6 +98,7 @@ class Bench:
         self._agents: list[SpokenAgent] = []
         self.holdings = HoldingsInADict()
         self.reason = ""
+        self.untrue: Refused | None = None
         self.changes = 0
         self.cells = Cells(
             foundation="cf",
@@ -108,6 +109,7 @@ class Bench:
             ready=lambda: self.reason,
             changed=self._changed,
             leads=self.led.append,
+            untrue=lambda port: self.untrue,
             single=single,
         )
 
@@ -578,3 +580,48 @@ async def test_what_drifted_on_a_cell_is_counted_and_outlives_its_connection(ben
     state = bench.cells.states["cell-1"]
     assert (state.drifts, state.last_drift) == (13, "1 rule was added to chain forward")
     assert state.fought_at > 0
+
+
+async def test_a_container_that_is_not_what_it_says_is_refused_in_words_and_gets_no_address(bench: Bench):
+    agent = await bench.agent()
+    await agent.hear()
+    bench.untrue = Refused("CLAIM_MISMATCH", "h1 says it is app-1 of org-1")
+    agent.say(wire.Attach(1, port()))
+    assert await agent.hear() == wire.Denied(1, "CLAIM_MISMATCH", "h1 says it is app-1 of org-1", retry=False)
+    assert not bench.holdings.leases
+    assert not bench.cells.states["cell-1"].ports
+
+
+async def test_what_a_cell_says_of_another_cells_container_is_refused(cells: Bench):
+    owner, stranger = await cells.agent("cell-1"), await cells.agent("cell-2")
+    for agent in (owner, stranger):
+        await agent.hear()
+    owner.say(wire.Attach(1, port()))
+    granted = await owner.hear()
+    held = dict(cells.holdings.leases)
+    stranger.say(wire.Attach(1, port()))
+    answer = await stranger.hear()
+    assert isinstance(answer, wire.Denied)
+    assert (answer.code, answer.retry) == ("HANDLE_ELSEWHERE", False)
+    stranger.say(wire.Update(2, msgspec.structs.replace(port(), app="mine")))
+    assert isinstance(await stranger.hear(), wire.Denied)
+    stranger.say(wire.Detached("h1"))
+    assert await stranger.hear() == wire.Acknowledged("h1")
+    assert cells.holdings.leases == held
+    assert cells.cells.states["cell-1"].ports["cf:h1"].app == "app-1"
+    assert not cells.cells.states["cell-2"].ports
+    owner.say(wire.Update(3, port()))
+    assert await owner.hear() == msgspec.structs.replace(granted, request=3, revision=cells.changes + 100)
+
+
+async def test_a_container_that_two_cells_report_stays_with_the_connected_one_that_had_it(cells: Bench):
+    owner = await cells.agent("cell-1")
+    await owner.hear()
+    owner.say(wire.Attach(1, port()))
+    granted = await owner.hear()
+    assert isinstance(granted, wire.Granted)
+    stolen = msgspec.structs.replace(port(), addresses=granted.addresses, app="mine")
+    await (await cells.agent("cell-2", stolen)).hear()
+    assert not cells.cells.states["cell-2"].ports
+    assert [refused.code for refused in cells.cells.elsewhere["cell-2"]] == ["HANDLE_ELSEWHERE"]
+    assert cells.holdings.leases["cf:h1"][0].cell == "cell-1"
