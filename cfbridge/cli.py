@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from egress.values import RefusedError, Unavailable
+from egress.values import RefusedError, Unavailable, printable
 
 REFUSED, USAGE, UNAVAILABLE = 1, 2, 3
 
@@ -98,10 +98,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         wrong.show()
         return USAGE
     except RefusedError as refused:
-        click.echo(f"{refused.refused.message} ({refused.refused.code})", err=True)
+        click.echo(printable(f"{refused.refused.message} ({refused.refused.code})"), err=True)
         return UNAVAILABLE if refused.refused.code == "UNAVAILABLE" else REFUSED
     except Unavailable as away:
-        click.echo(str(away), err=True)
+        click.echo(printable(str(away)), err=True)
         return UNAVAILABLE
     except BrokenPipeError:
         # The reader (`| head`) went away: that is its right, and Python must not complain at exit either.

@@ -175,3 +175,8 @@ def contains(ranges: Sequence[PackedRange], address: Packed) -> bool:
         else:
             high = middle
     return low > 0 and len(ranges[low - 1][1]) == len(address) and ranges[low - 1][1] >= address
+
+
+def printable(written: str) -> str:
+    """On one line, and without what would move a terminal's cursor: names come from tenants."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in written)

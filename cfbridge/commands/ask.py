@@ -51,7 +51,8 @@ class Bridge:
         return self._ask("POST", path, None)
 
     def _ask(self, method: str, path: str, query: Mapping[str, str] | None) -> Any:
-        target = "/api/v1" + quote(path) + (f"?{urlencode(query)}" if query else "")
+        said = urlencode(query or {}, errors="replace")  # a word of the command line may be no UTF-8
+        target = "/api/v1" + quote(path, errors="replace") + (f"?{said}" if said else "")
         try:
             connection = self._connection()
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}

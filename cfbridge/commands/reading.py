@@ -10,7 +10,8 @@ import click
 
 from cfbridge.commands import ask
 from cfbridge.commands.ask import Bridge
-from cfbridge.commands.tables import printable, table
+from cfbridge.commands.tables import table
+from egress.values import printable
 
 DEGRADED = 3
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from egress.values import printable
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[printable(cell) for cell in row] for row in (headings, *rows)]
@@ -13,11 +15,6 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "   ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
-
-
-def printable(written: str) -> str:
-    """Names come from tenants: what would move a terminal's cursor is shown as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in written)
 
 
 def _width(written: str) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from egress.values import Refused, RefusedError
+from egress.values import Refused, RefusedError, printable
 
 REQUEST_LIMIT = 16 << 20
 """Bytes of one request. Diego's largest are some hundred kilobytes (thousands of ASG entries)."""
@@ -121,7 +121,7 @@ def parse(content: bytes, descriptor: int | None) -> Request:
 
 
 def reply(answer: Answer) -> bytes:
-    return (b"0" if answer.ok else b"1") + answer.text.encode("utf-8", "replace")
+    return b"0" + answer.text.encode() if answer.ok else b"1" + printable(answer.text).encode()
 
 
 def _malformed(why: str) -> RefusedError:

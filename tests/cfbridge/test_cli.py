@@ -275,7 +275,15 @@ def test_an_agent_told_in_the_bridges_file_gets_a_file_of_its_own(tmp_path: Path
     assert Path(written.cell.agent_config).stat().st_mode & 0o777 == 0o600
 
 
-def test_names_can_not_move_the_terminals_cursor() -> None:
+def test_names_can_not_move_the_terminals_cursor(
+    bridge: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "a\x1b[2Jb\n\u202e\ud800" + "n" * 10_000
+    assert cli.run(["cell", "remove", hostile]) == 1
+    assert cli.run(["config", "check", str(tmp_path / "\x1b[2J\u202e")]) == 1
+    written = capsys.readouterr()
+    for line in (written.out + written.err).splitlines():
+        assert line.isprintable()
     assert tables.table(["name"], [["a\x1b[2Jb\n"], ["日本"]]).splitlines()[1] == r"a\x1b[2Jb\n"
 
 

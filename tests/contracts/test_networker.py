@@ -41,6 +41,10 @@ def test_the_agent_answers_in_the_pinned_bytes() -> None:
     assert door.reply(Answer(False, "no")) == b"1no"
 
 
+def test_a_failure_is_one_line_that_a_terminal_can_show_whatever_the_handle() -> None:
+    assert door.reply(Answer(False, "up of a\n\x1b[2J\u202e\ud800: no")) == rb"1up of a\n\x1b[2J\u202e\ud800: no"
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\n", b"1 up 1 1\nabc", b"2 up 1 1\nab", b"1 up 1 1\n\xffb", b"1 up -1 3\nab", b"GET / HTTP/1.1\r\n"],

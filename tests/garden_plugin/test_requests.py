@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.values import RefusedError
 from garden_plugin.cell import requests
-from garden_plugin.wire import MappedPort, NetOut
+from garden_plugin.wire import Attach, FromAgent, MappedPort, NetOut
 
 RECORDED = Path(__file__).parent / "garden"
 CALLS = [json.loads(line) for line in (RECORDED / "calls.jsonl").read_text().splitlines()]
@@ -178,3 +179,47 @@ def test_any_input_is_read_or_refused(stdin: bytes) -> None:
     for read in (up, requests.net_in, requests.net_out, requests.bulk_net_out):
         with suppress(RefusedError):
             assert read(stdin) is not None
+
+
+HOSTILE = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(
+    ["", "'\";--", "$(reboot)`x`", '\n{"event": "forged"}\n', "\x1b[2J\a", "\u202eevil", "\0", "../../x", "n" * 10_000]
+)
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(("org", "space", "app", "handle", "names"), HOSTILE)))
+def test_hostile_words_are_carried_whole_to_the_bridge(said: dict[str, str]) -> None:
+    tags = {"organization_name": said["names"], "space_name": said["names"], "app_name": said["names"]}
+    known = {"org_id": said["org"], "space_id": said["space"], "app_id": said["app"]}
+    document = {"Pid": 1, "Properties": {**known, "log_config": json.dumps({"index": 0, "tags": tags})}}
+    report = requests.up(said["handle"], json.dumps(document).encode()).report
+    arrived = msgspec.msgpack.decode(msgspec.msgpack.encode(Attach(1, report)), type=FromAgent)
+    assert arrived == Attach(1, report)
+    assert (report.handle, report.org, report.space, report.app) == tuple(
+        said[key] for key in ("handle", "org", "space", "app")
+    )
+    assert {report.org_name, report.space_name, report.app_name} == {said["names"]}
+
+
+@pytest.mark.parametrize("broken", [r'"\ud800"', r'"\udc00\ud800"', '"\x00"', '"\n"'])
+def test_half_a_character_is_refused_and_a_broken_name_costs_the_name(broken: str) -> None:
+    with pytest.raises(RefusedError) as refusal:
+        up(b'{"Pid": 1, "Properties": {"org_id": %s}}' % broken.encode())
+    assert len(str(refusal.value)) < 500
+    config = f'{{"index": 0, "tags": {{"app_name": {broken}}}}}'
+    assert properties(org_id="o", log_config=config).report.app_name == ""
+
+
+@pytest.mark.parametrize("protocol", [-1, 0, 5, 17, 58, 132, 255, 256])
+@pytest.mark.parametrize(
+    "icmps", [{}, {"type": -1}, {"type": 255, "code": 255}, {"type": 256}, {"type": 3, "code": -1}]
+)
+def test_a_rule_of_any_protocol_type_and_code_is_read_or_refused_by_its_place(
+    protocol: int, icmps: dict[str, int]
+) -> None:
+    document = {
+        "Pid": 1,
+        "netout_rules": [{"protocol": 1, "ports": [{"start": 80}]}, {"protocol": protocol, "icmps": icmps}],
+    }
+    wrong = not 0 <= protocol <= 255 or any(not 0 <= number <= 255 for number in icmps.values())
+    with pytest.raises(RefusedError, match="netout_rules") if wrong else nullcontext():
+        assert len(up(document).report.net_out) == 2

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cfbridge.settings import FirewallConfig
 from cfbridge.simulator.lab import CELL, CELL6, DNS, EXT
 from cfbridge.simulator.probe import Outcome
 from egress.model import NetworkMode
@@ -109,3 +110,25 @@ async def test_a_health_check_sends_nothing_anywhere(cell: Cell) -> None:
     for address in (CELL, EXT, DNS):
         assert check.udp(address, 53, timeout=0.2).result == "timeout", address
     assert host.counted()["udp:53"]["datagrams"] == outside.counted()["udp:53"]["datagrams"] == 0
+
+
+async def test_a_metadata_address_is_reached_by_a_rule_that_names_it_and_by_no_group(cell: Cell) -> None:
+    """The security groups say 0.0.0.0/0 and ::/0. A rule of people comes before the platform's refusal."""
+    metadata = ("169.254.169.254", "168.63.129.16", "fd00:ec2::254")
+    a = cell.container("a", A, A6)
+    leaving(cell)
+    outside = cell.lab.probe("ext")
+    for address in metadata:
+        cell.lab.place("ext").run("ip", "address", "add", address, "dev", "lo")
+        via = "2001:db8:e::10" if ":" in address else EXT
+        cell.lab.place("fw").run("ip", "route", "add", address, "via", via)
+    outside.listen("tcp", 80)
+    cell.asg("everything", ("0.0.0.0/0", 80), ("::/0", 80))
+    ours = translate.system_rules(metadata_addresses=FirewallConfig().metadata_addresses)
+    cell.world = replace(cell.world, rules=(*ours, *cell.world.rules))
+    await cell.converge()
+    assert a.tcp(EXT, 80).result == "open"
+    assert [a.tcp(address, 80).result for address in metadata] == ["refused"] * 3
+    cell.rule("metadata for a", Tier.INFRASTRUCTURE, Action.ALLOW, at(A, A6), at(*metadata))
+    await cell.converge()
+    assert [a.tcp(address, 80).result for address in metadata] == ["open"] * 3
