@@ -16,10 +16,31 @@ from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT
 from cfbridge.simulator import lab
+from cfbridge.simulator.garden import GardenError
 from tests.scenarios.stage import becomes, bridge_knows, known_app, spec, start, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
+HANDLES = (
+    "with space",
+    "a/b/../c",
+    "../../../../../../tmp/cfbridge-handle",
+    "/tmp/cfbridge-handle",
+    "..",
+    ".",
+    "/",
+    "-h",
+    "--",
+    "%00%2e",
+    "line\nbreak\x1b[2J",
+    "quote'\"s $(touch /tmp/cfbridge-handle)",
+    "cf:cf:cf",
+    "check:one",
+    "vm:one",
+    "dash-" + "x" * 200,
+    "x" * 900,
+    "ünï\u202e",
+)
 OWNED = Path("/tmp/cfbridge-scenario-owned")
 NAMES = {
     "quotes": """it's "quoted" `here` \\ and \\" there""",
@@ -124,8 +145,21 @@ async def test_nothing_of_such_a_name_is_executed(box: Box) -> None:
 
 async def test_a_handle_that_is_no_word_is_taken_as_it_is(box: Box) -> None:
     await known_app(box, "handles", "dev", "handle-client")
-    for handle in ("with space", "a/b/../c", "quote'\"s", "dash-" + "x" * 200, "ünï"):
+    for handle in HANDLES:
         container = await start(box, spec(box, "handle-client", handle=handle))
         await becomes("refused", partial(tcp, box, container, lab.EXT, 80))
         await box.diego.guardian.destroy(handle)
     assert [row for row in await box.api("workloads") if row["app"] == "handle-client"] == []
+    assert not Path("/tmp/cfbridge-handle").exists()
+
+
+async def test_a_handle_that_cannot_be_kept_is_refused_and_its_down_is_well(box: Box) -> None:
+    await known_app(box, "handles", "dev", "handle-client")
+    for handle in ("h" * 1_001, "ü" * 5_000, "n" * 100_000):
+        with pytest.raises(GardenError) as refused:
+            await start(box, spec(box, "handle-client", handle=handle))
+        assert str(refused.value)
+        await box.diego.guardian.down(handle)
+    container = await start(box, spec(box, "handle-client"))
+    assert container.address
+    await becomes("ok", partial(verdict, box))
