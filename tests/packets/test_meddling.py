@@ -16,6 +16,7 @@ import pytest_asyncio
 from cfbridge.simulator.lab import CELL, EXT, UPLINK, Lab, Namespace
 from cfbridge.simulator.probe import Packet, Probe
 from egress.model import NetworkMode
+from egress.topology import container_mac
 from garden_plugin.cell import netlink, sysctls
 from garden_plugin.dataplane.cell import device_name
 from garden_plugin.dataplane.linux.pace import FREE, Pace
@@ -274,13 +275,15 @@ async def test_a_link_in_somebodys_bridge_is_taken_out_of_it_and_the_bridge_stay
     assert await scene.arrived() == set()
 
 
-EMPTY = {"netin6", "netin_ok6", "hairpin6", "snat6", "snat_address6", "blocked4", "blocked6"}
+EMPTY = {"vm_src6", "netin6", "netin_ok6", "hairpin6", "snat6", "snat_address6", "blocked4", "blocked6"}
 """Sets that hold nothing here."""
 ADDED = {
     "uplinks": '"theirs"',
     "vm_ports": '"theirs"',
-    "port_src4": f'"{device_name("c")}" . {A}',
-    "port_src6": f'"{device_name("c")}" . {A6}',
+    "port_src4": f'"{device_name("c")}" . {A} . {container_mac(C)}',
+    "port_src6": f'"{device_name("c")}" . {A6} . {container_mac(C)}',
+    "vm_src4": f'"{TAP}" . {A}',
+    "vm_src6": f'"{TAP}" . {A6}',
     "workload4": "10.240.9.9",
     "workload6": "2001:db8:f:9::9",
     "pools4": "10.99.0.0-10.99.255.255",
