@@ -32,6 +32,14 @@ def median(samples: Sequence[float]) -> float:
     return statistics.median(samples)
 
 
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process used so far, in user's and in kernel's mode."""
+    return (
+        sum(int(Path(thread, "schedstat").read_text().split()[0]) for thread in Path(f"/proc/{pid}/task").iterdir())
+        / 1e9
+    )
+
+
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     return {

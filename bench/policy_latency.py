@@ -44,10 +44,12 @@ async def measure(
         source, destination = (box.diego.guardian.containers[handle] for handle in handles[:2])
         seconds = []
         began, load = time.perf_counter(), box.elsewhere.load()
+        used = {process: figures.cpu_seconds(box.pid(process)) for process in ("bridge", "agent")}
         for number in range(samples):
             await asyncio.sleep(random.uniform(0.1, 0.4))  # not in step with the poll
             seconds.append(await _sample(admin, source, destination, SAMPLED_PORT + number))
         after, lasted = box.elsewhere.load(), time.perf_counter() - began
+        spent = {process: figures.cpu_seconds(box.pid(process)) - before for process, before in used.items()}
     p50, p99 = (1000 * figures.percentile(seconds, share) for share in (0.50, 0.99))
     where = f"{len(policies)} policies, {samples} samples"
     requests, much = after.requests - load.requests, after.bytes - load.bytes
@@ -59,6 +61,10 @@ async def measure(
         Figure(f"{name}_best", 1000 * min(seconds), "ms", note="what is left when the poll comes at once"),
         Figure(f"{name}_server_requests", requests / lasted, "1/s", note=every),
         Figure(f"{name}_server_bytes", much / lasted / 1e6, "MB/s", note=every),
+        *(
+            Figure(f"{name}_{process}_cpu", 1000 * seconds / samples, "ms a change", note=f"{every}, polls included")
+            for process, seconds in spent.items()
+        ),
         Figure(f"{name}_server_cpu", 100 * share, "% of a core", note="the whole simulator, POSTs included"),
     ]
 

@@ -10,6 +10,8 @@ Lists are decoded to raw rows first and each row by itself, so that one bad row 
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -39,12 +41,13 @@ class Rows(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """The list of network policies. Each row's bytes are kept beside what they mean, so that the next list costs only
-    what changed in it, and unchanged policies stay the same objects."""
+    """The list of network policies. Each row is kept beside what it means, in the list's order, so that the next list
+    costs only what changed in it, and unchanged policies stay the same objects."""
 
     policies: frozenset[CfPolicy] = frozenset()
     refused: tuple[Refused, ...] = ()
-    rows: Mapping[bytes, CfPolicy | Refused] = field(default_factory=dict)
+    rows: Sequence[msgspec.Raw] = ()
+    meanings: Sequence[CfPolicy | Refused] = ()
 
 
 def orgs(foundation: str, pages: Sequence[bytes]) -> Rows[Org]:
@@ -128,31 +131,31 @@ def internal_asgs(foundation: str, pages: Sequence[bytes]) -> Rows[Asg]:
 
 
 def policies(foundation: str, body: bytes, before: Policies = Policies()) -> Policies:
-    """The whole list. Answers `before` itself where nothing changed."""
+    """The whole list. The rows at its beginning and its end that are as they were before are not looked into: of 60,000
+    one changes, and the servers keep their order."""
     listed = answers.decoded(answers.POLICY_LIST, body, "policies")
     if listed.total_policies != len(listed.policies):
         raise Unavailable(f"the list has {len(listed.policies)} policies and says {listed.total_policies}")
-    known = before.rows
-    rows: dict[bytes, CfPolicy | Refused] = {}
-    added: list[CfPolicy] = []
-    for raw in listed.policies:
-        text = bytes(raw)
-        meaning = known.get(text)
-        if meaning is None:
-            meaning = _policy(foundation, text)
-            if isinstance(meaning, CfPolicy):
-                added.append(meaning)
-        rows[text] = meaning
-    gone = known.keys() - rows.keys()
-    if not gone and len(rows) == len(known):
-        return before
-    refused = tuple(sorted({r for r in rows.values() if isinstance(r, Refused)}, key=lambda r: (r.field, r.message)))
+    rows, had = listed.policies, before.rows
+    begin = _alike(had, rows)
+    tail = _alike(had[begin:][::-1], rows[begin:][::-1])
+    old, new = slice(begin, len(had) - tail), slice(begin, len(rows) - tail)
+    known = dict(zip(map(bytes, had[old]), before.meanings[old], strict=True))
+    texts = [*map(bytes, rows[new])]
+    fresh = {text: _policy(foundation, text) for text in texts if text not in known}
+    gone = {known[text] for text in known.keys() - texts}
+    meanings = [*before.meanings]
+    meanings[old] = [known[text] if text in known else fresh[text] for text in texts]
+    doubtful = before.refused or any(isinstance(meaning, Refused) for meaning in fresh.values())
+    left_out = [meaning for meaning in meanings if isinstance(meaning, Refused)] if doubtful else []
     # Set arithmetic keeps the hashes that are there; hashing 60,000 policies anew would cost more than all the rest.
-    held = (before.policies - {known[text] for text in gone}) | frozenset(added)
-    if len(held) + sum(isinstance(r, Refused) for r in rows.values()) != len(rows):
+    held = before.policies
+    if gone or fresh:
+        held = (held - gone) | {meaning for meaning in fresh.values() if isinstance(meaning, CfPolicy)}
+    if len(held) + len(left_out) != len(rows):
         # Two rows say the same (they may differ in their tags): what one of them leaves, the other still holds.
-        held = frozenset(policy for policy in rows.values() if isinstance(policy, CfPolicy))
-    return Policies(held, refused, rows)
+        held = frozenset(meaning for meaning in meanings if isinstance(meaning, CfPolicy))
+    return Policies(held, tuple(sorted({*left_out}, key=lambda r: (r.field, r.message))), rows, meanings)
 
 
 def listing(pages: Sequence[bytes]) -> tuple[msgspec.Raw, ...]:
@@ -279,6 +282,12 @@ def _rows(
         else:
             latest = _later(latest, raw)
     return Rows(found, refused, latest)
+
+
+def _alike(rows: Sequence[msgspec.Raw], others: Sequence[msgspec.Raw]) -> int:
+    """With how many equal rows both begin."""
+    unlike = itertools.compress(itertools.count(), map(operator.ne, rows, others))
+    return next(unlike, min(len(rows), len(others)))
 
 
 def _policy(foundation: str, text: bytes) -> CfPolicy | Refused:

@@ -81,7 +81,8 @@ def test_unchanged_policies_stay_the_same_objects() -> None:
 
 def test_the_same_list_in_another_order_is_the_same_value() -> None:
     before = read.policies("cf", policy_list(policy("a"), policy("b")))
-    assert read.policies("cf", policy_list(policy("b"), policy("a")), before) is before
+    after = read.policies("cf", policy_list(policy("b"), policy("a")), before)
+    assert after.policies is before.policies
 
 
 def test_a_policy_stays_while_one_of_its_two_rows_stays() -> None:
@@ -107,6 +108,21 @@ def test_a_list_read_after_others_is_as_if_it_were_the_first(lists: list[list[di
         before = read.policies("cf", policy_list(*each), before)
         fresh = read.policies("cf", policy_list(*each))
         assert (before.policies, before.refused) == (fresh.policies, fresh.refused)
+
+
+@given(
+    st.lists(rows, max_size=9), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.lists(rows, max_size=2)))
+)
+def test_a_list_read_after_small_changes_is_as_if_it_were_the_first(
+    listed: list[dict[str, Any]], changes: list[tuple[int, int, list[dict[str, Any]]]]
+) -> None:
+    before = read.policies("cf", policy_list(*listed))
+    for at, gone, come in changes:
+        listed[at : at + gone] = come
+        before = read.policies("cf", policy_list(*listed), before)
+        fresh = read.policies("cf", policy_list(*listed))
+        assert (before.policies, before.refused) == (fresh.policies, fresh.refused)
+        assert [*before.meanings] == [*fresh.meanings]
 
 
 def test_a_list_shorter_than_it_says_is_no_list() -> None:
