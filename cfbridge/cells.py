@@ -40,6 +40,9 @@ HIGHEST_EPOCH = 1 << 40
 UNREAD_BYTES = 4 << 20
 """An agent that has this much to read is sent no more until it has read it; then the newest alone."""
 
+UNHEARD_BYTES = 1 << 20
+"""So much of what an agent says is read ahead; a longer frame is read in pieces."""
+
 
 class Holdings(Protocol):
     """The part of `cfbridge.holdings` that cells need."""
@@ -169,7 +172,7 @@ class Cells:
         Path(path).unlink(missing_ok=True)
         mask = os.umask(0o177)
         try:
-            return await asyncio.start_unix_server(self._serve, path, limit=wire.FRAME_LIMIT)
+            return await asyncio.start_unix_server(self._serve, path, limit=UNHEARD_BYTES)
         finally:
             os.umask(mask)
 
@@ -239,6 +242,7 @@ class Cells:
                 message = decoder.decode(await frames.read_frame(reader))
                 if not connection.ended:
                     self._handle(connection, message)
+                await writer.drain()  # who does not read the answers is listened to no further
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except (msgspec.DecodeError, ValueError, Unavailable) as fault:

@@ -85,6 +85,10 @@ class SpokenAgent:
     async def hung_up_on(self) -> bool:
         return await asyncio.wait_for(self._reader.read(), 5) == b""
 
+    def unheard(self) -> int:
+        """Bytes that it said and the bridge did not take."""
+        return self._writer.transport.get_write_buffer_size()
+
     def leave(self) -> None:
         self._writer.close()
 
@@ -116,6 +120,10 @@ class Bench:
     def _changed(self) -> int:
         self.changes += 1
         return 100 + self.changes
+
+    def unanswered(self) -> int:
+        """Bytes that agents did not take from the bridge."""
+        return sum(each.writer.transport.get_write_buffer_size() for each in self.cells._connections.values())
 
     async def agent(
         self, cell: str = "cell-1", *ports: wire.PortReport, version: int = wire.VERSION, epoch: int = 0
@@ -529,6 +537,22 @@ async def test_an_agent_that_does_not_read_is_kept_no_pile_of_spans_and_hears_th
         assert isinstance(span, wire.Span)
         heard.append(span.revision)
     assert len(heard) < 10
+
+
+async def test_an_agent_that_asks_and_does_not_read_is_not_listened_to_until_it_reads(bench: Bench):
+    """Else its questions or its answers would pile up in the bridge for as long as it asks."""
+    bench.reason = "not read yet: " + "x" * 1_000
+    agent = await bench.agent()
+    await agent.hear()
+    asks, long_name = 4_000, "x" * 10_000
+    for number in range(asks):
+        agent.say(wire.Attach(number, msgspec.structs.replace(port(), org_name=long_name)))
+    for _ in range(5_000):
+        await asyncio.sleep(0)
+    assert bench.unanswered() < 1 << 20
+    assert agent.unheard() > asks * len(long_name) // 2
+    answers = [await agent.hear() for _ in range(asks)]
+    assert sorted(answer.request for answer in answers if isinstance(answer, wire.Denied)) == [*range(asks)]
 
 
 def test_nobody_but_root_can_come_to_the_agents_socket_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
