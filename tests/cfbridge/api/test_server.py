@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
 import stat
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +57,30 @@ async def get(session: aiohttp.ClientSession, path: str, status: int = 200, **he
         if status >= 400:
             assert response.content_type == "application/problem+json"
         return await response.json()
+
+
+async def test_many_readers_take_no_thread_that_the_compiler_needs(
+    facade: FakeFacade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def slow(seen: object) -> list[object]:
+        begun.set()
+        ended.wait(20)
+        return []
+
+    monkeypatch.setitem(RESOURCES, "orgs", replace(RESOURCES["orgs"], rows=slow))  # type: ignore[arg-type]
+    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock",)), str(tmp_path / "state"))
+    connector = aiohttp.UnixConnector(f"{tmp_path}/api.sock", limit=0)
+    async with aiohttp.ClientSession("http://bridge", connector=connector) as session:
+        readers = [asyncio.create_task(get(session, f"{ROOT}/orgs")) for _ in range(64)]
+        try:
+            assert await asyncio.to_thread(begun.wait, 10)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "compiled"), 5) == "compiled"
+        finally:
+            ended.set()
+            await asyncio.gather(*readers)
+    await running.close()
 
 
 async def test_an_org_is_shown_by_name_with_its_network(asked: aiohttp.ClientSession) -> None:
