@@ -131,25 +131,33 @@ def internal_asgs(foundation: str, pages: Sequence[bytes]) -> Rows[Asg]:
 
 
 def policies(foundation: str, body: bytes, before: Policies = Policies()) -> Policies:
-    """The whole list. The rows at its beginning and its end that are as they were before are not looked into: of 60,000
-    one changes, and the servers keep their order."""
+    """The whole list. Rows that follow each other as they did before are not looked into: of 60,000 a few change, and
+    the servers keep their order. In another order they are found all the same."""
     listed = answers.decoded(answers.POLICY_LIST, body, "policies")
     if listed.total_policies != len(listed.policies):
         raise Unavailable(f"the list has {len(listed.policies)} policies and says {listed.total_policies}")
     rows, had = listed.policies, before.rows
-    begin = _alike(had, rows)
-    tail = _alike(had[begin:][::-1], rows[begin:][::-1])
-    old, new = slice(begin, len(had) - tail), slice(begin, len(rows) - tail)
-    known = dict(zip(map(bytes, had[old]), before.meanings[old], strict=True))
-    texts = [*map(bytes, rows[new])]
-    fresh = {text: _policy(foundation, text) for text in texts if text not in known}
-    gone = {known[text] for text in known.keys() - texts}
-    meanings = [*before.meanings]
-    meanings[old] = [known[text] if text in known else fresh[text] for text in texts]
+    runs = [*_runs(had, rows), (len(had), len(rows), 0)]
+    known: dict[bytes, CfPolicy | Refused] = {}
+    fresh: dict[bytes, CfPolicy | Refused] = {}
+    seen: set[bytes] = set()
+    meanings: list[CfPolicy | Refused] = []
+    at = 0
+    for was, _, count in runs:
+        known.update(zip(map(bytes, had[at:was]), before.meanings[at:was], strict=True))
+        at = was + count
+    for was, now, count in runs:
+        for text in map(bytes, rows[len(meanings) : now]):
+            seen.add(text)
+            meaning = known.get(text) or fresh.get(text)
+            if meaning is None:
+                meaning = fresh[text] = _policy(foundation, text)
+            meanings.append(meaning)
+        meanings += before.meanings[was : was + count]
     doubtful = before.refused or any(isinstance(meaning, Refused) for meaning in fresh.values())
     left_out = [meaning for meaning in meanings if isinstance(meaning, Refused)] if doubtful else []
     # Set arithmetic keeps the hashes that are there; hashing 60,000 policies anew would cost more than all the rest.
-    held = before.policies
+    held, gone = before.policies, {known[text] for text in known.keys() - seen}
     if gone or fresh:
         held = (held - gone) | {meaning for meaning in fresh.values() if isinstance(meaning, CfPolicy)}
     if len(held) + len(left_out) != len(rows):
@@ -284,10 +292,39 @@ def _rows(
     return Rows(found, refused, latest)
 
 
-def _alike(rows: Sequence[msgspec.Raw], others: Sequence[msgspec.Raw]) -> int:
-    """With how many equal rows both begin."""
-    unlike = itertools.compress(itertools.count(), map(operator.ne, rows, others))
-    return next(unlike, min(len(rows), len(others)))
+_WINDOW = 512
+"""So many rows are compared at once, and so far ahead is a row looked for that is not where it was."""
+_GAPS = 200
+"""After so many places where they differ, lists are no longer taken to be in the same order."""
+
+
+def _runs(had: Sequence[msgspec.Raw], rows: Sequence[msgspec.Raw]) -> Iterator[tuple[int, int, int]]:
+    """Equal rows one after the other: (where they were, where they are, how many). Each row is in one run at most."""
+    was = now = gaps = 0
+    while was < len(had) and now < len(rows) and gaps < _GAPS:
+        before, after = had[was : was + _WINDOW], rows[now : now + _WINDOW]
+        least = min(len(before), len(after))
+        differing = itertools.compress(itertools.count(), map(operator.ne, before, after))
+        same = least if before == after else next(differing, least)
+        yield was, now, same
+        was, now = was + same, now + same
+        if same < least:
+            gaps += 1
+            gone, come = _ahead(after[same], before, same), _ahead(before[same], after, same)
+            if gone == come == _WINDOW:  # another row in the place of one
+                was, now = was + 1, now + 1
+            elif gone < come:
+                was += gone
+            else:
+                now += come
+
+
+def _ahead(row: msgspec.Raw, rows: Sequence[msgspec.Raw], begin: int) -> int:
+    """How far after `begin` the row stands; _WINDOW where it is not among them."""
+    try:
+        return rows.index(row, begin) - begin
+    except ValueError:
+        return _WINDOW
 
 
 def _policy(foundation: str, text: bytes) -> CfPolicy | Refused:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -110,19 +111,39 @@ def test_a_list_read_after_others_is_as_if_it_were_the_first(lists: list[list[di
         assert (before.policies, before.refused) == (fresh.policies, fresh.refused)
 
 
-@given(
-    st.lists(rows, max_size=9), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.lists(rows, max_size=2)))
-)
+small_changes = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.lists(rows, max_size=2)))
+
+
+@given(st.lists(rows, max_size=9), small_changes, st.integers(1, 4), st.integers(0, 4))
 def test_a_list_read_after_small_changes_is_as_if_it_were_the_first(
-    listed: list[dict[str, Any]], changes: list[tuple[int, int, list[dict[str, Any]]]]
+    listed: list[dict[str, Any]], changes: list[tuple[int, int, list[dict[str, Any]]]], window: int, gaps: int
 ) -> None:
+    with patch.object(read, "_WINDOW", window), patch.object(read, "_GAPS", gaps):
+        before = read.policies("cf", policy_list(*listed))
+        for at, gone, come in changes:
+            listed[at : at + gone] = come
+            before = read.policies("cf", policy_list(*listed), before)
+            fresh = read.policies("cf", policy_list(*listed))
+            assert (before.policies, before.refused) == (fresh.policies, fresh.refused)
+            assert [*before.meanings] == [*fresh.meanings]
+
+
+def test_rows_that_stay_are_not_looked_into_where_others_come_and_go() -> None:
+    listed = [policy(f"a{number}") for number in range(3_000)]
     before = read.policies("cf", policy_list(*listed))
-    for at, gone, come in changes:
-        listed[at : at + gone] = come
-        before = read.policies("cf", policy_list(*listed), before)
-        fresh = read.policies("cf", policy_list(*listed))
-        assert (before.policies, before.refused) == (fresh.policies, fresh.refused)
-        assert [*before.meanings] == [*fresh.meanings]
+    changed = [*listed[1:1_000], policy("new"), *listed[1_000:2_000], *listed[2_002:], policy("newer")]
+    looked_into: list[bytes] = []
+
+    def understood(foundation: str, text: bytes) -> Refused:
+        looked_into.append(text)
+        return Refused("LOOKED_INTO", "it is counted alone")
+
+    with patch.object(read, "_policy", understood):
+        after = read.policies("cf", policy_list(*changed), before)
+    assert len(looked_into) == 2
+    assert len(after.policies) == 2_997
+    runs = [*read._runs(before.rows, after.rows)]
+    assert sum(count for _, _, count in runs) == 2_997
 
 
 def test_a_list_shorter_than_it_says_is_no_list() -> None:
