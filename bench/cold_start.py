@@ -11,8 +11,8 @@ import asyncio
 import random
 import sys
 import time
-from pathlib import Path
 
+from bench import figures
 from bench.figures import Figure
 from cfbridge.client import AdminClient
 from cfbridge.demo.box import Box
@@ -52,7 +52,7 @@ async def _measure(apps: int, policies: int, containers: int) -> list[Figure]:
         if not await until(lambda: _rules(box, policies), 300):
             raise RuntimeError(f"not there after 300 s:\n{box.log('bridge')[-2000:]}")
         took = time.perf_counter() - began
-        resident = {name: _resident(box.pid(name)) for name in ("bridge", "agent")}
+        resident = {name: figures.most_resident(box.pid(name)) for name in ("bridge", "agent")}
     began = time.perf_counter()
     floor = await asyncio.create_subprocess_exec(*_FLOOR)
     await floor.wait()
@@ -74,9 +74,3 @@ async def _rules(box: Box, policies: int) -> bool:
             return said.verdict == "ok" and said.rules >= policies and cell.reached_revision >= said.revision > 0
     except (OSError, Unavailable, ValueError):  # not there yet
         return False
-
-
-def _resident(pid: int) -> float:
-    """MiB at most so far."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024

@@ -16,7 +16,7 @@ from bench.figures import Figure
 from bench.filled import filled
 from cfbridge.simulator.garden import Guardian
 
-_NO_OP = ("/usr/bin/python3", "-I", "-S", "-c", "pass")
+NO_OP = ("/usr/bin/python3", "-I", "-S", "-c", "pass")
 
 
 def run(quick: bool) -> list[Figure]:
@@ -24,7 +24,7 @@ def run(quick: bool) -> list[Figure]:
 
 
 async def measure(containers: int, policies: int, samples: int, crowd: int, rounds: int) -> list[Figure]:
-    async with filled(containers, policies) as box, Guardian(_NO_OP[0], _NO_OP[1:]) as idle:
+    async with filled(containers, policies) as box, Guardian(NO_OP[0], NO_OP[1:]) as idle:
         real = box.diego.guardian
         gc.collect()
         gc.freeze()  # what fills the cell is no load of Guardian's
@@ -32,16 +32,16 @@ async def measure(containers: int, policies: int, samples: int, crowd: int, roun
         for number in range(samples):
             for guardian, seconds in alone.items():
                 handle = [f"alone-{number}"]
-                seconds.append(await _up(guardian, handle))
-                await _down(guardian, handle)
+                seconds.append(await up(guardian, handle))
+                await down(guardian, handle)
         networker = [call.seconds for call in real.calls if call.action == "up" and call.handle.startswith("alone-")]
         together: dict[Guardian, list[float]] = {real: [], idle: []}
         gone: dict[Guardian, list[float]] = {real: [], idle: []}
         for number in range(rounds):
             for guardian in together:
                 handles = [f"crowd-{number}-{each}" for each in range(crowd)]
-                together[guardian].append(await _up(guardian, handles) / crowd)
-                gone[guardian].append(await _down(guardian, handles) / crowd)
+                together[guardian].append(await up(guardian, handles) / crowd)
+                gone[guardian].append(await down(guardian, handles) / crowd)
     where = f"{containers} containers, {policies} policies"
     one, floor = (1000 * figures.median(alone[guardian]) for guardian in (real, idle))
     said = f"{where}, {samples} samples; reach 120 ms"
@@ -59,14 +59,14 @@ async def measure(containers: int, policies: int, samples: int, crowd: int, roun
     return found
 
 
-async def _up(guardian: Guardian, handles: Sequence[str]) -> float:
+async def up(guardian: Guardian, handles: Sequence[str]) -> float:
     """Seconds until all of them have their network."""
     began = time.perf_counter()
     await asyncio.gather(*(guardian.create(busy.spec(handle, number)) for number, handle in enumerate(handles)))
     return time.perf_counter() - began
 
 
-async def _down(guardian: Guardian, handles: Sequence[str]) -> float:
+async def down(guardian: Guardian, handles: Sequence[str]) -> float:
     began = time.perf_counter()
     await asyncio.gather(*(guardian.destroy(handle) for handle in handles))
     return time.perf_counter() - began

@@ -40,6 +40,12 @@ def cpu_seconds(pid: int) -> float:
     )
 
 
+def most_resident(pid: int) -> float:
+    """MiB at most so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
 def machine() -> dict[str, object]:
     """What the figures were measured on."""
     return {
