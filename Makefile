@@ -1,7 +1,7 @@
 # One verb each. Every verb sets up what it needs; ARGS= goes to the program behind it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench parity
+.PHONY: help setup demo test check bench parity soak
 BIN := .venv/bin
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -29,3 +29,6 @@ bench: setup     ## what it costs, beside a peer or a floor  (ARGS="--only polic
 
 parity: setup    ## oracle against real packets  (ARGS="--dataplane linux --worlds 200 --seed 7")
 	@$(BIN)/python -m tests.parity $(ARGS)
+
+soak: setup      ## half an hour of everything at once  (ARGS="--minutes 30 --seed 7 --json")
+	@$(BIN)/python -m tests.soak $(ARGS)

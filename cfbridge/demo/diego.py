@@ -21,6 +21,7 @@ from cfbridge.simulator.state import Foundation
 
 ROOT = Path(__file__).resolve().parents[2]
 TCP_PORTS, UDP_PORTS = (8080, 8081), (5000,)
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +73,14 @@ class Diego:
             await self._changed.wait()
             self._changed.clear()
             wanted = dict(self._wanted)
-            try:
-                await asyncio.gather(*(self._converge(each) for each in wanted.values()))
-                self._failure = None
-            except Exception as failure:  # shown to who waits in `settled`
-                self._failure = failure
+            done = await asyncio.gather(*(self._converge(each) for each in wanted.values()), return_exceptions=True)
+            failures = [each for each in done if each is not None]
+            self._failure = failures[0] if failures else None  # shown to who waits in `settled`
+            if failures:
+                asyncio.get_running_loop().call_later(RETRY_SECONDS, self._changed.set)
+            for guid, desired in wanted.items():
+                if self._wanted[guid] is desired and not desired.instances and not self._instances[guid]:
+                    del self._wanted[guid], self._instances[guid]
             if not self._changed.is_set():
                 self._idle.set()
 
@@ -90,9 +94,15 @@ class Diego:
         running = self._instances.setdefault(desired.process_guid, {})
         surplus = [index for index in running if index >= desired.instances]
         missing = [index for index in range(desired.instances) if index not in running]
-        await asyncio.gather(*(self.stop(running.pop(index)) for index in surplus))
-        started = await asyncio.gather(*(self.start(desired, index) for index in missing))
-        running.update({instance.index: instance for instance in started})
+        stopped = await asyncio.gather(*(self.stop(running[index]) for index in surplus), return_exceptions=True)
+        for index, failure in zip(surplus, stopped, strict=True):
+            if failure is None:
+                del running[index]
+        started = await asyncio.gather(*(self.start(desired, index) for index in missing), return_exceptions=True)
+        running.update({each.index: each for each in started if isinstance(each, Instance)})
+        for outcome in (*stopped, *started):  # one that fails keeps no other from its end or its start
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def start(self, desired: DesiredApp, index: int) -> Instance:
         """A container, its network, then its process."""
@@ -126,6 +136,10 @@ class Diego:
             if index in running and running[index].app == app:
                 return running[index]
         raise KeyError(f"{app}/{index} does not run")
+
+    def running(self) -> tuple[Instance, ...]:
+        """All whose process answered that it listens."""
+        return tuple(instance for each in self._instances.values() for instance in each.values())
 
     async def close(self) -> None:
         self._unsubscribe()

@@ -1,0 +1,301 @@
+"""What does a soak do, from the first push to the last container's end?
+
+warm up ─> deeds, disturbances, traffic, judged all the while; a quiet moment every few minutes ─> all go ─> left over?
+
+Bridge and agent die in the first part of it only: a process that is to be seen growing has to live.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cfbridge.demo.box import Box
+from cfbridge.demo.installation import until
+from cfbridge.simulator import lab
+from tests.soak import leaks, population
+from tests.soak.deeds import MODES, ORGS, SPACES, Deeds
+from tests.soak.disturbances import Disturbances, said
+from tests.soak.flows import Flows
+from tests.soak.judge import Judge
+from tests.soak.leaks import Required, Seen
+from tests.soak.memory import Memory, held
+from tests.soak.places import Places
+from tests.soak.population import Population
+from tests.soak.streams import Streams
+from tests.soak.truth import Orders, Truth, platform
+from tests.soak.ways import Ways
+
+POOLS = ("10.240.0.0/14", "172.20.0.0/16")
+SETTLE_SECONDS = {"policies": 3.0, "groups": 4.0, "orders": 3.0, "names": 5.0}
+"""How long after a change the old may still be met: the looks' own pauses, and a machine that is busy."""
+QUIET_SECONDS = 60.0
+DEADLY_SHARE = 0.6
+"""Of the time: later nobody dies, so that the last third shows grown processes."""
+SAMPLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    seconds: float
+    containers: int = 32
+    flows: int = 60
+    streams: int = 20
+    datagrams_per_second: float = 200.0
+    deed_every: float = 0.8
+    disturb_every: float = 12.0
+    quiet_every: float = 180.0
+    memory_judged: bool = True
+
+
+@dataclass
+class Report:
+    plan: Plan
+    judge: Judge | None = None
+    leaked: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """What else is not as it should be."""
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+class Soak:
+    def __init__(self, plan: Plan, box: Box, say: Callable[[str], None]) -> None:
+        self.plan, self.box, self._say = plan, box, say
+        for org in ORGS:
+            made = box.foundation.state.create_org(org)
+            for space in SPACES:
+                box.foundation.state.create_space(made.guid, space)
+        acme = box.foundation.state.org_named(population.MACHINE_ORG)
+        assert acme is not None
+        vm = population.machine(acme.guid)
+        cell = (lab.CELL, lab.DNS)
+        self.truth = Truth(SETTLE_SECONDS, pools=POOLS, cell_addresses=cell, platform=platform(POOLS), bystanders=(vm,))
+        self.judge = Judge(self.truth)
+        self.people = Population(box, self.truth, vm)
+        self.places = Places()
+        self.deeds = Deeds(self.people, random.Random(f"{plan.seed} deeds"), plan.containers)
+        self.disturbances = Disturbances(box, self.people, self.judge, random.Random(f"{plan.seed} disturbances"))
+        self.ways = Ways(self.people, self.truth, random.Random(f"{plan.seed} ways"))
+        self.streams = Streams(self.judge, self.places, self.people.stands)
+        self.flows = Flows(
+            self.judge, self.places, self.people.stands, self.ways.datagram, plan.flows, plan.datagrams_per_second
+        )
+        self.memory = Memory(self._pid)
+        self.report = Report(plan, self.judge)
+        self._connects = 0
+
+    async def run(self) -> Report:
+        began = time.monotonic()
+        try:
+            await self._play()
+        finally:
+            self.flows.close()
+            self.places.close()
+            self.report.figures["seconds"] = round(time.monotonic() - began, 1)
+        return self.report
+
+    async def _play(self) -> None:
+        for prefix in POOLS:
+            self.box.lab.announce(prefix)
+        self.people.write(Orders(), **MODES)
+        self.people.note()
+        before, held_before = await self._warm_up()
+        await self.deeds.populate()
+        if not await self._quiet():
+            self.report.wrong.append("the first containers do not come to rest")
+        began = time.monotonic()
+        ends = began + self.plan.seconds
+        helpers = [self._ticking(), self._sampling(), self.flows.run(), self._streaming(), self._connecting()]
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(each) for each in helpers]
+            while time.monotonic() < ends:
+                stop = min(ends, time.monotonic() + self.plan.quiet_every)
+                await self._busy(stop, began + DEADLY_SHARE * self.plan.seconds)
+                await self._inspect()
+            for task in running:
+                task.cancel()
+        finished = time.monotonic()
+        self.flows.close()
+        await self._leave(before, held_before)
+        self._sum(began, finished)
+
+    # ---- parts of it
+
+    async def _warm_up(self) -> tuple[Seen, dict[str, dict[str, int]]]:
+        """One container of each org comes and goes: what an org holds for good is no leak."""
+        self.deeds.containers_wanted, wanted = 0, self.deeds.containers_wanted
+        await self.deeds.populate()
+        await self._until_quiet_or_wrong("the first containers")
+        await self.deeds.depopulate()
+        await self._until_quiet_or_wrong("nobody")
+        self.deeds.containers_wanted = wanted
+        before = await leaks.see(self.box)
+        self.report.leaked += [f"at the start: {each}" for each in leaks.surplus(before, Required())]
+        return before, self._held()
+
+    async def _busy(self, stop: float, deadly_until: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._doing(stop))
+            tasks.create_task(self._disturbing(stop, deadly_until))
+
+    async def _doing(self, stop: float) -> None:
+        pauses = random.Random(f"{self.plan.seed} pauses")
+        while time.monotonic() < stop:
+            await self.deeds.one()
+            await asyncio.sleep(pauses.uniform(0.2, 1.8) * self.plan.deed_every)
+
+    async def _disturbing(self, stop: float, deadly_until: float) -> None:
+        pauses = random.Random(f"{self.plan.seed} calm")
+        while True:
+            calm = pauses.uniform(0.3, 1.7) * self.plan.disturb_every
+            if time.monotonic() + calm >= stop:
+                return
+            await asyncio.sleep(calm)
+            self.disturbances.deaths_allowed = time.monotonic() < deadly_until
+            await self.disturbances.one()
+            self._progress()
+
+    async def _inspect(self) -> None:
+        """A quiet moment: nobody changes anything, and what is there is what is needed."""
+        if not await self._quiet():
+            self.report.wrong.append(f"not quiet within {QUIET_SECONDS:g} s: {await self._unquiet()}")
+            return
+        found = await self._surplus()
+        self.report.leaked += [f"{each} (seen while the others were there)" for each in found]
+        self._progress()
+
+    async def _surplus(self) -> list[str]:
+        """Twice the same: a container may end between two questions."""
+        found: list[str] = []
+
+        async def none() -> bool:
+            found[:] = leaks.surplus(await leaks.see(self.box), leaks.required(self.box))
+            return not found
+
+        await until(none, 10, 0.5)
+        return found
+
+    async def _leave(self, before: Seen, held_before: dict[str, dict[str, int]]) -> None:
+        await self.deeds.depopulate()
+        await self._until_quiet_or_wrong("nobody")
+        left: list[str] = []
+
+        async def none() -> bool:
+            left[:] = leaks.left_over(before, await leaks.see(self.box))
+            return not left
+
+        await until(none, 20, 0.5)
+        self.report.leaked += [f"{each} (at the end)" for each in left]
+        self.report.figures["held"] = {"before": held_before, "after": self._held()}
+
+    # ---- what goes on meanwhile
+
+    async def _ticking(self) -> None:
+        while True:
+            self.truth.tick()
+            self.flows.forget(self.people.gone)
+            self._see_who_ended()
+            await asyncio.sleep(0.2)
+
+    def _see_who_ended(self) -> None:
+        for name, process in [*self.box._children.items()]:
+            if process.poll() is not None:
+                self.judge.fault("ended", f"the {name} ended by itself: {self.box.log(name)[-2000:]}")
+                (self.box.start_bridge if name == "bridge" else self.box.start_agent)()
+
+    async def _sampling(self) -> None:
+        while True:
+            self.memory.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _streaming(self) -> None:
+        rng = random.Random(f"{self.plan.seed} streams")
+        async with asyncio.TaskGroup() as tasks:
+            running: set[asyncio.Task[None]] = set()
+            while True:
+                if len(running) < self.plan.streams and (way := self.ways.stream()) is not None:
+                    push = rng.choice(("client", "server"))
+                    task = tasks.create_task(self.streams.run(way, push, rng.uniform(20, 150)))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                await asyncio.sleep(0.2)
+
+    async def _connecting(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                if (way := self.ways.connect()) is not None:
+                    self._connects += 1
+                    tasks.create_task(self.streams.connect(way))
+                await asyncio.sleep(0.3)
+
+    # ---- quiet
+
+    async def _quiet(self) -> bool:
+        async def quiet() -> bool:
+            self.truth.tick()
+            return not await self._unquiet()
+
+        return await until(quiet, QUIET_SECONDS, 0.3)
+
+    async def _unquiet(self) -> str:
+        """What still goes on."""
+        if not self.truth.settled:
+            return f"not settled: {', '.join(self.truth.disturbed) or 'too young'}"
+        try:
+            await asyncio.wait_for(self.box.diego.settled(), 0.1)
+        except Exception as failure:  # Garden's, or it is not done
+            return f"Diego: {failure or 'is not done'}"
+        return await said(self.box)
+
+    async def _until_quiet_or_wrong(self, who: str) -> None:
+        if not await self._quiet():
+            self.report.wrong.append(f"with {who} there it is not quiet: {await self._unquiet()}")
+
+    # ---- figures
+
+    def _pid(self, name: str) -> int | None:
+        process = self.box._children.get(name)
+        return process.pid if process is not None and process.poll() is None else None
+
+    def _held(self) -> dict[str, dict[str, int]]:
+        return {name: held(pid) for name in ("bridge", "agent") if (pid := self._pid(name)) is not None}
+
+    def _progress(self) -> None:
+        counts = self.judge.counts
+        self._say(
+            f"{time.monotonic() - self.judge._began:.0f} s: {self.deeds.done.total()} deeds, "
+            f"{self.disturbances.done.total()} disturbances, {self.streams.alive} streams, "
+            f"{self.flows.sent} datagrams, {len([*self.people.containers()])} containers; wrongly passed "
+            f"{counts['wrongly_passed']}, cut {counts['wrongly_cut']}, refused {counts['wrongly_refused']}; "
+            f"leaked {len(self.report.leaked)}; in flight {counts['in_flight']} of "
+            f"{counts['in_flight'] + counts['judged']}"
+        )
+
+    def _sum(self, began: float, finished: float) -> None:
+        self.report.figures |= {
+            "actions": dict(self.deeds.done),
+            "disturbances": dict(self.disturbances.done),
+            "worst_seconds": {name: round(s, 1) for name, s in self.disturbances.worst.items()},
+            "datagrams": self.flows.sent,
+            "datagrams_arrived": self.flows.arrived,
+            "connects": self._connects,
+            "streams": self.streams.opened,
+            "streams_ended_rightly": self.streams.ended_rightly,
+            "memory": self.memory.judged(began, finished),
+        }
+        self.report.wrong += [f"up failed while nobody was away: {each}" for each in self.deeds.failed[:5]]
+        bugs = [line for name in ("bridge", "agent") for line in self.box.log(name).splitlines() if '"bug"' in line]
+        self.report.wrong += [f"a bug in the log: {line[:500]}" for line in bugs[:5]]
+
+
+async def soaked(
+    plan: Plan, say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+) -> Report:
+    async with Box(looks={"sweep_seconds": 10.0}) as box:
+        return await Soak(plan, box, say).run()
