@@ -6,7 +6,7 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,6 +53,8 @@ class Deeds:
     population: Population
     rng: random.Random
     containers_wanted: int
+    used: Callable[[], Collection[tuple[str, str]]] = lambda: ()
+    """Pairs of apps with a stream between them: where it hurts most to take a policy away."""
     done: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     """Of Garden's: not to be, unless somebody was away."""
@@ -174,7 +176,8 @@ class Deeds:
         rows = self._state.policies.rows()
         if len(rows) < POLICIES_WANTED * 3 // 4:
             return False
-        return bool(self._state.policies.delete([self.rng.choice(rows).key]))
+        used = [row for row in rows if (row.key.source, row.key.destination) in self.used()]
+        return bool(self._state.policies.delete([self.rng.choice(used or rows).key]))
 
     def _bind_asg(self) -> bool:
         name = f"out-{self.rng.randrange(5)}"

@@ -64,11 +64,18 @@ class Disturbances:
     worst: dict[str, float] = field(default_factory=dict)
     """Seconds from the end of a disturbance until all was well."""
     deaths_allowed: bool = True
+    _deck: list[str] = field(default_factory=list)
 
     async def one(self) -> None:
-        """Until all is well again."""
-        weights = {name: n for name, n in DISTURBANCES.items() if self.deaths_allowed or name not in DEATHS}
-        await self.do(self.rng.choices([*weights], [*weights.values()])[0])
+        """Until all is well again. Drawn like cards, so that each kind has its turn."""
+        while True:
+            if not self._deck:
+                self._deck = [name for name, times in DISTURBANCES.items() for _ in range(times)]
+                self.rng.shuffle(self._deck)
+            name = self._deck.pop()
+            if self.deaths_allowed or name not in DEATHS:
+                await self.do(name)
+                return
 
     async def do(self, name: str) -> None:
         acts: dict[str, Callable[[], Awaitable[str]]] = {

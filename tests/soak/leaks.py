@@ -28,12 +28,16 @@ _RESTING = frozenset(("cell", "lock"))
 """Files of the agent that stay: what it remembers across restarts."""
 
 
+_ALWAYS = frozenset((VM_ADDRESS, VM_ADDRESS.rpartition(".")[0] + ".1"))
+"""The machine, and the cell's own address on its device."""
+
+
 @dataclass(frozen=True, slots=True)
 class Required:
     """Who is there."""
 
     handles: frozenset[str] = frozenset()
-    addresses: frozenset[str] = frozenset((VM_ADDRESS,))
+    addresses: frozenset[str] = _ALWAYS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def required(box: Box) -> Required:
     containers = box.diego.guardian.containers.values()
     return Required(
         frozenset(container.handle for container in containers),
-        frozenset((VM_ADDRESS, *(container.address for container in containers if container.address))),
+        frozenset((*_ALWAYS, *(container.address for container in containers if container.address))),
     )
 
 

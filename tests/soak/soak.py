@@ -86,6 +86,7 @@ class Soak:
         self.flows = Flows(
             self.judge, self.places, self.people.stands, self.ways.datagram, plan.flows, plan.datagrams_per_second
         )
+        self.deeds.used = self.streams.between
         self.memory = Memory(self._pid)
         self.report = Report(plan, self.judge)
         self._connects = 0
@@ -270,7 +271,7 @@ class Soak:
         counts = self.judge.counts
         self._say(
             f"{time.monotonic() - self.judge._began:.0f} s: {self.deeds.done.total()} deeds, "
-            f"{self.disturbances.done.total()} disturbances, {self.streams.alive} streams, "
+            f"{self.disturbances.done.total()} disturbances, {len(self.streams.alive)} streams, "
             f"{self.flows.sent} datagrams, {len([*self.people.containers()])} containers; wrongly passed "
             f"{counts['wrongly_passed']}, cut {counts['wrongly_cut']}, refused {counts['wrongly_refused']}; "
             f"leaked {len(self.report.leaked)}; in flight {counts['in_flight']} of "

@@ -7,8 +7,9 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from egress.values import unqualify
 from tests.soak.judge import Judge
 from tests.soak.places import Places
 from tests.soak.truth import Way
@@ -29,9 +30,18 @@ class Streams:
     places: Places
     stands: Callable[[Way], bool]
     """Both ends are there still, and the other one listens."""
-    alive: int = 0
+    alive: set[Way] = field(default_factory=set)
     opened: int = 0
     ended_rightly: int = 0
+
+    def between(self) -> set[tuple[str, str]]:
+        """Pairs of apps, by GUID."""
+        pairs = set()
+        for way in self.alive:
+            ends = [end.workload.app for end in (way.source, way.destination) if end.workload and end.workload.app]
+            if len(ends) == 2:
+                pairs.add((unqualify(ends[0])[1], unqualify(ends[1])[1]))
+        return pairs
 
     async def connect(self, way: Way) -> None:
         """One connection, closed at once."""
@@ -83,12 +93,12 @@ class Streams:
             wire.close()
             return
         self.opened += 1
-        self.alive += 1
+        self.alive.add(way)
         reader, writer = await asyncio.open_connection(sock=wire)
         try:
             await self._follow(way, push, reader, writer, until + seconds)
         finally:
-            self.alive -= 1
+            self.alive.discard(way)
             writer.transport.abort()
 
     async def _follow(
