@@ -67,13 +67,12 @@ class Report:
 class Soak:
     def __init__(self, plan: Plan, box: Box, say: Callable[[str], None]) -> None:
         self.plan, self.box, self._say = plan, box, say
-        for org in ORGS:
-            made = box.foundation.state.create_org(org)
+        state = box.foundation.state
+        orgs = {name: state.org_named(name) or state.create_org(name) for name in ORGS}
+        for org in orgs.values():
             for space in SPACES:
-                box.foundation.state.create_space(made.guid, space)
-        acme = box.foundation.state.org_named(population.MACHINE_ORG)
-        assert acme is not None
-        vm = population.machine(acme.guid)
+                state.space_named(org.guid, space) or state.create_space(org.guid, space)
+        vm = population.machine(orgs[population.MACHINE_ORG].guid)
         cell = (lab.CELL, lab.DNS)
         self.truth = Truth(SETTLE_SECONDS, pools=POOLS, cell_addresses=cell, platform=platform(POOLS), bystanders=(vm,))
         self.judge = Judge(self.truth)
@@ -90,55 +89,71 @@ class Soak:
         self.memory = Memory(self._pid)
         self.report = Report(plan, self.judge)
         self._connects = 0
+        self._before = Seen()
+        self._held_before: dict[str, dict[str, int]] = {}
 
     async def run(self) -> Report:
         began = time.monotonic()
         try:
-            await self._play()
+            await self.begin()
+            await self.play(self.plan.seconds)
+            await self.end()
         finally:
-            self.flows.close()
-            self.places.close()
-            self.report.figures["seconds"] = round(time.monotonic() - began, 1)
+            self.close()
+        self.report.figures["seconds"] = round(time.monotonic() - began, 1)
         return self.report
 
-    async def _play(self) -> None:
+    async def begin(self) -> None:
+        """One container of each org comes and goes, since what an org holds for good is no leak; then all come."""
         for prefix in POOLS:
             self.box.lab.announce(prefix)
         self.people.write(Orders(), **MODES)
-        self.people.note()
-        before, held_before = await self._warm_up()
+        wanted, self.deeds.containers_wanted = self.deeds.containers_wanted, 0
         await self.deeds.populate()
-        if not await self._quiet():
-            self.report.wrong.append("the first containers do not come to rest")
+        await self._until_quiet("the first containers")
+        await self.deeds.depopulate()
+        await self._until_quiet("nobody")
+        self._before = await leaks.see(self.box)
+        self.report.leaked += [f"at the start: {each}" for each in leaks.surplus(self._before, Required())]
+        self._held_before = self._held()
+        self.deeds.containers_wanted = wanted
+        await self.deeds.populate()
+        await self._until_quiet("all")
+
+    async def play(self, seconds: float) -> None:
+        """Everything at once, with quiet moments."""
         began = time.monotonic()
-        ends = began + self.plan.seconds
+        ends = began + seconds
         helpers = [self._ticking(), self._sampling(), self.flows.run(), self._streaming(), self._connecting()]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(each) for each in helpers]
             while time.monotonic() < ends:
                 stop = min(ends, time.monotonic() + self.plan.quiet_every)
-                await self._busy(stop, began + DEADLY_SHARE * self.plan.seconds)
+                await self._busy(stop, began + DEADLY_SHARE * seconds)
                 await self._inspect()
             for task in running:
                 task.cancel()
-        finished = time.monotonic()
+        self._sum(began, time.monotonic())
+
+    async def end(self) -> None:
+        """All go, and nothing is left of them."""
+        await self.deeds.depopulate()
+        await self._until_quiet("nobody")
+        left: list[str] = []
+
+        async def none() -> bool:
+            left[:] = leaks.left_over(self._before, await leaks.see(self.box))
+            return not left
+
+        await until(none, 20, 0.5)
+        self.report.leaked += [f"{each} (at the end)" for each in left]
+        self.report.figures["held"] = {"before": self._held_before, "after": self._held()}
+
+    def close(self) -> None:
         self.flows.close()
-        await self._leave(before, held_before)
-        self._sum(began, finished)
+        self.places.close()
 
     # ---- parts of it
-
-    async def _warm_up(self) -> tuple[Seen, dict[str, dict[str, int]]]:
-        """One container of each org comes and goes: what an org holds for good is no leak."""
-        self.deeds.containers_wanted, wanted = 0, self.deeds.containers_wanted
-        await self.deeds.populate()
-        await self._until_quiet_or_wrong("the first containers")
-        await self.deeds.depopulate()
-        await self._until_quiet_or_wrong("nobody")
-        self.deeds.containers_wanted = wanted
-        before = await leaks.see(self.box)
-        self.report.leaked += [f"at the start: {each}" for each in leaks.surplus(before, Required())]
-        return before, self._held()
 
     async def _busy(self, stop: float, deadly_until: float) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -164,15 +179,13 @@ class Soak:
 
     async def _inspect(self) -> None:
         """A quiet moment: nobody changes anything, and what is there is what is needed."""
-        if not await self._quiet():
-            self.report.wrong.append(f"not quiet within {QUIET_SECONDS:g} s: {await self._unquiet()}")
-            return
-        found = await self._surplus()
-        self.report.leaked += [f"{each} (seen while the others were there)" for each in found]
-        self._progress()
+        if await self._until_quiet("all"):
+            found = await self._surplus()
+            self.report.leaked += [f"{each} (seen while the others were there)" for each in found]
+            self._progress()
 
     async def _surplus(self) -> list[str]:
-        """Twice the same: a container may end between two questions."""
+        """Asked until there is none: a container may end between two questions."""
         found: list[str] = []
 
         async def none() -> bool:
@@ -181,19 +194,6 @@ class Soak:
 
         await until(none, 10, 0.5)
         return found
-
-    async def _leave(self, before: Seen, held_before: dict[str, dict[str, int]]) -> None:
-        await self.deeds.depopulate()
-        await self._until_quiet_or_wrong("nobody")
-        left: list[str] = []
-
-        async def none() -> bool:
-            left[:] = leaks.left_over(before, await leaks.see(self.box))
-            return not left
-
-        await until(none, 20, 0.5)
-        self.report.leaked += [f"{each} (at the end)" for each in left]
-        self.report.figures["held"] = {"before": held_before, "after": self._held()}
 
     # ---- what goes on meanwhile
 
@@ -237,26 +237,24 @@ class Soak:
 
     # ---- quiet
 
-    async def _quiet(self) -> bool:
+    async def _until_quiet(self, who: str) -> bool:
+        """Diego is done, and bridge and agent are well."""
+
         async def quiet() -> bool:
-            self.truth.tick()
             return not await self._unquiet()
 
-        return await until(quiet, QUIET_SECONDS, 0.3)
+        if await until(quiet, QUIET_SECONDS, 0.3):
+            return True
+        self.report.wrong.append(f"with {who} there it is not quiet in {QUIET_SECONDS:g} s: {await self._unquiet()}")
+        return False
 
     async def _unquiet(self) -> str:
         """What still goes on."""
-        if not self.truth.settled:
-            return f"not settled: {', '.join(self.truth.disturbed) or 'too young'}"
         try:
             await asyncio.wait_for(self.box.diego.settled(), 0.1)
         except Exception as failure:  # Garden's, or it is not done
             return f"Diego: {failure or 'is not done'}"
         return await said(self.box)
-
-    async def _until_quiet_or_wrong(self, who: str) -> None:
-        if not await self._quiet():
-            self.report.wrong.append(f"with {who} there it is not quiet: {await self._unquiet()}")
 
     # ---- figures
 

@@ -206,11 +206,6 @@ class Truth:
         if len(self._rules) > 1000:
             self._rules.clear()
 
-    @property
-    def settled(self) -> bool:
-        """Everything said is in force, by the time that it is given."""
-        return not self._standing and all(versions[-1].due is not None for versions in self._parts.values())
-
     # ---- what was right
 
     def answers(self, way: Way, since: float, until: float) -> frozenset[bool]:
