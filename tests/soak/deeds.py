@@ -13,7 +13,7 @@ from typing import Any
 from cfbridge.simulator import control, lab, policy_server
 from cfbridge.simulator.garden import GardenError, diego_spec, health_check_spec
 from cfbridge.simulator.nouns import App
-from cfbridge.simulator.policy_table import PolicyKey
+from cfbridge.simulator.policy_table import PolicyKey, PolicyRow
 from policy_sync.model import Action, Tier
 from tests.soak.population import MACHINE_ORG, Population
 from tests.soak.truth import Order, Orders
@@ -21,7 +21,7 @@ from tests.soak.truth import Order, Orders
 MODES = {"acme": "nat", "globex": "routed", "switching": "nat"}
 """As the intent file says at the start and at the end; `plain` has no wish."""
 ORGS, SPACES = ("acme", "globex", "plain", "switching"), ("dev", "prod")
-POLICIES_WANTED, ORDERS_AT_MOST = 60, 6
+ORDERS_AT_MOST = 6
 
 OUTLETS: tuple[Mapping[str, Any], ...] = (
     {"protocol": "tcp", "destination": f"{lab.EXT}/32", "ports": "80"},
@@ -31,6 +31,7 @@ OUTLETS: tuple[Mapping[str, Any], ...] = (
     {"protocol": "all", "destination": "0.0.0.0/0"},
 )
 TCP_SPANS, UDP_SPANS = ((8080, 8080), (8081, 8081), (8000, 8080), (1, 65535)), ((5000, 5000), (5000, 5005), (1, 65535))
+FEW, RESTING_EACH = 10, 12
 WEIGHTS = {
     "push": 8,
     "scale": 12,
@@ -53,11 +54,14 @@ class Deeds:
     population: Population
     rng: random.Random
     containers_wanted: int
+    policies_wanted: int
     used: Callable[[], Collection[tuple[str, str]]] = lambda: ()
     """Pairs of apps with a stream between them: where it hurts most to take a policy away."""
     done: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     """Of Garden's: not to be, unless somebody was away."""
+    resting: tuple[str, ...] = ()
+    """Apps without instances, of policies that stay until the end."""
     _number: int = 0
     _visits: set[asyncio.Task[None]] = field(default_factory=set)
     """Containers made by hand, until their time is over."""
@@ -80,9 +84,21 @@ class Deeds:
                 control.push(state, {"org": org, "space": space, "name": self._name(), "instances": 1})
         while self._wanted() < self.containers_wanted:
             self._push(instances=2)
-        for _ in range(POLICIES_WANTED):
+        while len(self._policies()) < self.policies_wanted:
             self._add_policy()
+        self._rest()
         self.population.note()
+
+    def _rest(self) -> None:
+        """Most policies of a foundation stay. Beside so many, which no traffic meets, those that come and go are few, and
+        no bridge takes them for a withdrawal of much. Where all are few, that needs no others."""
+        if self.policies_wanted <= FEW:
+            return
+        space = next(iter(self._state.spaces))
+        if not self.resting:
+            self.resting = tuple(self._state.create_app(space, f"resting-{end}", instances=0).guid for end in "ab")
+        ports = range(20_000, 20_000 + RESTING_EACH * self.policies_wanted)
+        self._state.policies.create(PolicyKey(*self.resting, "tcp", port, port) for port in ports)
 
     async def depopulate(self) -> None:
         """Everything goes that came, but orgs and spaces."""
@@ -91,6 +107,7 @@ class Deeds:
         await asyncio.gather(*self._visits, return_exceptions=True)
         for app in [*self._state.apps.values()]:
             self._state.delete_app(app.guid)
+        self.resting = ()
         policy_server.cleanup(self._state)
         for group in [*self._state.security_groups.values()]:
             bare = replace(group, running=False, staging=False, running_spaces=(), staging_spaces=())
@@ -109,7 +126,7 @@ class Deeds:
         return f"app-{self._number}"
 
     def _apps(self) -> list[App]:
-        return [*self._state.apps.values()]
+        return [app for app in self._state.apps.values() if app.guid not in self.resting]
 
     def _app(self) -> App:
         return self.rng.choice(self._apps())
@@ -164,8 +181,11 @@ class Deeds:
 
     # ---- what may talk
 
+    def _policies(self) -> list[PolicyRow]:
+        return [row for row in self._state.policies.rows() if row.key.source not in self.resting]
+
     def _add_policy(self) -> bool:
-        if len(self._state.policies) > POLICIES_WANTED:
+        if len(self._policies()) > self.policies_wanted:
             return False
         source, destination = self._app(), self._app()
         protocol = self.rng.choice(("tcp", "tcp", "udp"))
@@ -173,8 +193,8 @@ class Deeds:
         return bool(self._state.policies.create([PolicyKey(source.guid, destination.guid, protocol, *span)]))
 
     def _remove_policy(self) -> bool:
-        rows = self._state.policies.rows()
-        if len(rows) < POLICIES_WANTED * 3 // 4:
+        rows = self._policies()
+        if len(rows) <= self.policies_wanted * 3 // 4:
             return False
         used = [row for row in rows if (row.key.source, row.key.destination) in self.used()]
         return bool(self._state.policies.delete([self.rng.choice(used or rows).key]))

@@ -28,6 +28,8 @@ from tests.soak.population import Population
 RECOVERED_SECONDS = 90.0
 """Later is a failure. Looks that failed are repeated after ever longer pauses, up to a minute."""
 HEALED_SECONDS = 30.0
+HELD = "WITHDRAWAL_HELD"
+"""Much was withdrawn, and what that was stays in force for the moment, as it should."""
 MODES = ("error", "garbage", "blank", "partial", "slow", "hang")
 
 DEATHS = ("bridge dies", "agent dies", "both die")
@@ -99,7 +101,7 @@ class Disturbances:
             self.worst[name] = max(self.worst.get(name, 0.0), time.monotonic() - began)
 
     async def well(self) -> bool:
-        """Nothing is stale, away or behind, and nothing is held back."""
+        """Nothing is stale, away or behind."""
         return await said(self.box) == ""
 
     async def _die(self, *names: str) -> str:
@@ -177,13 +179,19 @@ class Disturbances:
 
 
 async def said(box: Box) -> str:
-    """What is not well; empty when all is."""
+    """What is not well; empty when all is. A withdrawal that is held back is no illness."""
     try:
-        async with AdminClient.local(str(box.directory / "api.sock"), attempts=1) as client:
-            status = await client.status()
+        codes = await alarms(box)
         cells = await box.api("cells")
     except (OSError, Unavailable) as away:
         return str(away) or type(away).__name__
     if not cells or not all(cell["connected"] and cell["reached_revision"] for cell in cells):
         return "the agent has not reached a revision"
-    return "; ".join(status.reasons)
+    return ", ".join(sorted(codes - {HELD}))
+
+
+async def alarms(box: Box) -> frozenset[str]:
+    """Codes of what is not as it should be. OSError or Unavailable: the bridge does not answer."""
+    async with AdminClient.local(str(box.directory / "api.sock"), attempts=1) as client:
+        status = await client.status()
+    return frozenset(alarm.code for alarm in status.alarms if alarm.severity == "degraded")

@@ -8,6 +8,7 @@ Bridge and agent die in the first part of it only: a process that is to be seen 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import sys
 import time
@@ -18,9 +19,10 @@ from typing import Any
 from cfbridge.demo.box import Box
 from cfbridge.demo.installation import until
 from cfbridge.simulator import lab
+from egress.values import Unavailable
 from tests.soak import leaks, population
 from tests.soak.deeds import MODES, ORGS, SPACES, Deeds
-from tests.soak.disturbances import Disturbances, said
+from tests.soak.disturbances import HELD, Disturbances, alarms, said
 from tests.soak.flows import Flows
 from tests.soak.judge import Judge
 from tests.soak.leaks import Required, Seen
@@ -32,9 +34,12 @@ from tests.soak.truth import Orders, Truth, platform
 from tests.soak.ways import Ways
 
 POOLS = ("10.240.0.0/14", "172.20.0.0/16")
-SETTLE_SECONDS = {"policies": 3.0, "groups": 4.0, "orders": 3.0, "names": 5.0}
-"""How long after a change the old may still be met: the looks' own pauses, and a machine that is busy."""
+SETTLE_SECONDS = {"policies": 3.0, "groups": 14.0, "orders": 3.0, "names": 5.0}
+"""How long after a change the old may still be met: the looks' own pauses, a machine that is busy, and the ten seconds
+that what a security group lost stays."""
 QUIET_SECONDS = 60.0
+GONE_SECONDS = 150.0
+"""Until the last of all is gone at the end, which is a withdrawal of much."""
 DEADLY_SHARE = 0.6
 """Of the time: later nobody dies, so that the last third shows grown processes."""
 SAMPLE_SECONDS = 5.0
@@ -47,6 +52,7 @@ class Plan:
     containers: int = 32
     flows: int = 60
     streams: int = 20
+    policies: int = 60
     datagrams_per_second: float = 200.0
     deed_every: float = 0.8
     disturb_every: float = 12.0
@@ -78,7 +84,7 @@ class Soak:
         self.judge = Judge(self.truth)
         self.people = Population(box, self.truth, vm)
         self.places = Places()
-        self.deeds = Deeds(self.people, random.Random(f"{plan.seed} deeds"), plan.containers)
+        self.deeds = Deeds(self.people, random.Random(f"{plan.seed} deeds"), plan.containers, plan.policies)
         self.disturbances = Disturbances(box, self.people, self.judge, random.Random(f"{plan.seed} disturbances"))
         self.ways = Ways(self.people, self.truth, random.Random(f"{plan.seed} ways"))
         self.streams = Streams(self.judge, self.places, self.people.stands)
@@ -88,6 +94,7 @@ class Soak:
         self.deeds.used = self.streams.between
         self.memory = Memory(self._pid)
         self.report = Report(plan, self.judge)
+        self._holds, self._holding = contextlib.ExitStack(), False
         self._connects = 0
         self._before = Seen()
         self._held_before: dict[str, dict[str, int]] = {}
@@ -108,15 +115,18 @@ class Soak:
         for prefix in POOLS:
             self.box.lab.announce(prefix)
         self.people.write(Orders(), **MODES)
-        wanted, self.deeds.containers_wanted = self.deeds.containers_wanted, 0
+        self.deeds.containers_wanted = self.deeds.policies_wanted = 0
         await self.deeds.populate()
         await self._until_quiet("the first containers")
         await self.deeds.depopulate()
         await self._until_quiet("nobody")
+        self.box.kill("agent")  # it says which addresses the cell has when it starts, and orgs brought some
+        self.box.start_agent()
+        await self._until_quiet("nobody")
         self._before = await leaks.see(self.box)
         self.report.leaked += [f"at the start: {each}" for each in leaks.surplus(self._before, Required())]
         self._held_before = self._held()
-        self.deeds.containers_wanted = wanted
+        self.deeds.containers_wanted, self.deeds.policies_wanted = self.plan.containers, self.plan.policies
         await self.deeds.populate()
         await self._until_quiet("all")
 
@@ -145,7 +155,7 @@ class Soak:
             left[:] = leaks.left_over(self._before, await leaks.see(self.box))
             return not left
 
-        await until(none, 20, 0.5)
+        await until(none, GONE_SECONDS, 0.5)
         self.report.leaked += [f"{each} (at the end)" for each in left]
         self.report.figures["held"] = {"before": self._held_before, "after": self._held()}
 
@@ -199,10 +209,22 @@ class Soak:
 
     async def _ticking(self) -> None:
         while True:
-            self.truth.tick()
+            asked_at = time.monotonic()
+            with contextlib.suppress(OSError, Unavailable):
+                self._held_back(HELD in await alarms(self.box))
+                self.truth.tick(asked_at)
             self.flows.forget(self.people.gone)
             self._see_who_ended()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.3)
+
+    def _held_back(self, held: bool) -> None:
+        """While a withdrawal is held back, what was withdrawn and what was before it both count."""
+        if held and not self._holding:
+            self._holds.enter_context(self.truth.disturbance("a withdrawal is held"))
+            self.disturbances.done["withdrawal held"] += 1
+        elif self._holding and not held:
+            self._holds.close()
+        self._holding = held
 
     def _see_who_ended(self) -> None:
         for name, process in [*self.box._children.items()]:

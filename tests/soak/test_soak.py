@@ -16,7 +16,15 @@ from tests.soak.soak import Plan, Soak
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 SHORT = Plan(
-    seed=7, seconds=15, containers=12, flows=40, streams=10, deed_every=0.5, disturb_every=3, memory_judged=False
+    seed=7,
+    seconds=15,
+    containers=12,
+    flows=40,
+    streams=10,
+    policies=6,
+    deed_every=0.5,
+    disturb_every=3,
+    memory_judged=False,
 )
 
 

@@ -189,14 +189,15 @@ class Truth:
         finally:
             span[1] = self._clock()
 
-    def tick(self) -> None:
-        """What has settled counts alone from now on."""
+    def tick(self, well_at: float | None = None) -> None:
+        """What has settled counts alone from now on. `well_at`: when all was last known to be well; None = now."""
         now = self._clock()
+        well = now if well_at is None else well_at
         for part, versions in self._parts.items():
             if self._quiet_since is not None:
                 for version in versions:
                     ready = max(version.began, self._quiet_since) + self._settle[part]
-                    if version.due is None and ready <= now:
+                    if version.due is None and ready <= well:
                         version.due = now
             while len(versions) > 1 and versions[1].due is not None and versions[1].due < now - KEPT_SECONDS:
                 del versions[0]
