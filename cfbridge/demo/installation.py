@@ -190,6 +190,13 @@ class Installation:
     def pid(self, name: str) -> int:
         return self._children[name].pid
 
+    def ended(self) -> list[str]:
+        """Which of the children are not there any more although nobody killed them."""
+        return [name for name, child in self._children.items() if child.poll() is not None]
+
+    def runs(self, name: str) -> bool:
+        return name in self._children and name not in self.ended()
+
     def _spawn(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with open(self.directory / f"{name}.log", "ab") as output:
             environment = {**os.environ, "PYTHONPATH": str(ROOT)}

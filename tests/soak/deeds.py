@@ -90,8 +90,8 @@ class Deeds:
         self.population.note()
 
     def _rest(self) -> None:
-        """Most policies of a foundation stay. Beside so many, which no traffic meets, those that come and go are few, and
-        no bridge takes them for a withdrawal of much. Where all are few, that needs no others."""
+        """Most policies of a foundation stay. Beside so many, which no traffic meets, those that come and go are few,
+        and no bridge takes them for a withdrawal of much. Where all are few, that needs no others."""
         if self.policies_wanted <= FEW:
             return
         space = next(iter(self._state.spaces))

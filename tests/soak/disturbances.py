@@ -156,7 +156,7 @@ class Disturbances:
         handle, end = container
         command = harm.format(address=end.address, device=device_name(handle))
         before = await self._drifts()
-        with self.judge.truth.closure():
+        with self.judge.truth.closure(end.address if " link " in harm else ""):
             began = time.monotonic()
             try:
                 await asyncio.to_thread(cell.run, *command.split())

@@ -25,13 +25,13 @@ class Judge:
     counts: Counter[str] = field(default_factory=Counter)
     """wrongly_passed, wrongly_cut, wrongly_refused, judged, in_flight; and by kind, e.g. `datagram refused`."""
     said: list[str] = field(default_factory=list)
-    _began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic)
 
     def fault(self, kind: str, what: str) -> None:
         self.counts[kind] += 1
         if len(self.said) < SHOWN or self.counts[kind] <= 3:
             standing = f" during {', '.join(self.truth.disturbed)}" if self.truth.disturbed else ""
-            self.said.append(f"{self.clock() - self._began:.1f} s: {kind}: {what}{standing}")
+            self.said.append(f"{self.clock() - self.began:.1f} s: {kind}: {what}{standing}")
 
     def passed(self, kind: str, way: Way, since: float, until: float) -> bool:
         """Something went through. Whether that may be."""
@@ -51,15 +51,14 @@ class Judge:
             self.counts["in_flight"] += 1
         return answers
 
-    def must_pass(self, way: Way, since: float, until: float) -> bool:
-        return not self.truth.was_closed(since, until) and self.truth.answers(way, since, until) == {True}
-
     def failed(self, kind: str, way: Way, since: float, until: float, how: str) -> None:
         """Both ends are there, the other one listens, and it did not go through."""
-        if self.must_pass(way, since, until):
+        if self.truth.answers(way, since, until) == {True} and not self.truth.was_closed(since, until):
             self.fault("wrongly_refused", f"{kind} {way}: {how} after {until - since:.2f} s")
 
-    def cut(self, way: Way, since: float, until: float, how: str) -> None:
-        """A stream ended that neither end wanted to end; its last line came at `since`."""
-        if self.must_pass(way, since, until):
-            self.fault("wrongly_cut", f"stream {way}: {how}, {until - since:.2f} s after its last line")
+    def cut(self, way: Way, since: float, until: float, how: str) -> bool:
+        """A stream ended that neither end wanted to end; its last line came at `since`. Whether that was right."""
+        if self.truth.answers(way, since, until) != {True} or self.truth.was_unplugged(way, since, until):
+            return True
+        self.fault("wrongly_cut", f"stream {way}: {how}, {until - since:.2f} s after its last line")
+        return False

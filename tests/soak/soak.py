@@ -227,10 +227,10 @@ class Soak:
         self._holding = held
 
     def _see_who_ended(self) -> None:
-        for name, process in [*self.box._children.items()]:
-            if process.poll() is not None:
-                self.judge.fault("ended", f"the {name} ended by itself: {self.box.log(name)[-2000:]}")
-                (self.box.start_bridge if name == "bridge" else self.box.start_agent)()
+        for name in self.box.ended():
+            self.judge.fault("ended", f"the {name} ended by itself: {self.box.log(name)[-2000:]}")
+            self.box.kill(name)
+            {"bridge": self.box.start_bridge, "agent": self.box.start_agent}[name]()
 
     async def _sampling(self) -> None:
         while True:
@@ -281,8 +281,7 @@ class Soak:
     # ---- figures
 
     def _pid(self, name: str) -> int | None:
-        process = self.box._children.get(name)
-        return process.pid if process is not None and process.poll() is None else None
+        return self.box.pid(name) if self.box.runs(name) else None
 
     def _held(self) -> dict[str, dict[str, int]]:
         return {name: held(pid) for name in ("bridge", "agent") if (pid := self._pid(name)) is not None}
@@ -290,7 +289,7 @@ class Soak:
     def _progress(self) -> None:
         counts = self.judge.counts
         self._say(
-            f"{time.monotonic() - self.judge._began:.0f} s: {self.deeds.done.total()} deeds, "
+            f"{time.monotonic() - self.judge.began:.0f} s: {self.deeds.done.total()} deeds, "
             f"{self.disturbances.done.total()} disturbances, {len(self.streams.alive)} streams, "
             f"{self.flows.sent} datagrams, {len([*self.people.containers()])} containers; wrongly passed "
             f"{counts['wrongly_passed']}, cut {counts['wrongly_cut']}, refused {counts['wrongly_refused']}; "

@@ -141,8 +141,7 @@ class Streams:
         if not how and until >= ends:
             return
         if await self._still(way):
-            self.ended_rightly += not self.judge.must_pass(way, last - MARGIN_SECONDS, until)
-            self.judge.cut(way, last - MARGIN_SECONDS, until, how or "dead")
+            self.ended_rightly += self.judge.cut(way, last - MARGIN_SECONDS, until, how or "dead")
 
     def _patience(self, last: float, now: float) -> float:
         return HEALED_STALL_SECONDS if self.judge.truth.was_closed(last - MARGIN_SECONDS, now) else STALL_SECONDS

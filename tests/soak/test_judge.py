@@ -162,6 +162,16 @@ def test_a_stream_that_was_cut_although_it_was_allowed_all_the_time_is_said(worl
     assert world.judge.counts["wrongly_cut"] == 1
 
 
+def test_a_stream_comes_through_a_flush_and_may_end_where_its_link_was_taken(world: World):
+    world.truth.note("policies", POLICY)
+    last = world.later(10)
+    with world.truth.closure(unplugged=WAY.source.address):
+        assert world.judge.cut(WAY, last, world.later(1), "nothing comes")
+    last = world.later(10)
+    with world.truth.closure():
+        assert not world.judge.cut(WAY, last, world.later(1), "nothing comes")
+
+
 def test_a_stream_that_was_cut_when_its_policy_went_is_right(world: World):
     world.truth.note("policies", POLICY)
     last = world.later(10)

@@ -111,6 +111,13 @@ class Version:
     """From then on it counts alone, until the next one begins."""
 
 
+@dataclass(slots=True)
+class Closure:
+    begins: float
+    unplugged: str
+    ends: float = float("inf")
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """`org:acme`, `space:acme/dev`, `app:acme/dev/web` → qualified id."""
@@ -145,8 +152,7 @@ class Truth:
         self._parts = {part: [Version(0, _FIRST[part], now, now)] for part in PARTS}
         self._standing: list[str] = []
         self._quiet_since: float | None = now
-        self._closed: list[list[float]] = []
-        """[from, to] of spans in which what is allowed may fail too."""
+        self._closed: list[Closure] = []
         self._judged: dict[tuple[object, ...], bool] = {}
         self._rules: dict[tuple[int, int], tuple[tuple[Rule, ...], tuple[Group, ...]]] = {}
         self.changes = 0
@@ -180,14 +186,15 @@ class Truth:
                 self._quiet_since = self._clock()
 
     @contextmanager
-    def closure(self) -> Iterator[None]:
-        """Meanwhile what is allowed may fail: somebody took from us what carries it. What is refused stays so."""
-        span = [self._clock(), float("inf")]
+    def closure(self, unplugged: str = "") -> Iterator[None]:
+        """Meanwhile what is allowed may fail: somebody took from us what carries it. What is refused stays so, and live
+        streams come through it, but those of the address whose link was taken."""
+        span = Closure(self._clock(), unplugged)
         self._closed.append(span)
         try:
             yield
         finally:
-            span[1] = self._clock()
+            span.ends = self._clock()
 
     def tick(self, well_at: float | None = None) -> None:
         """What has settled counts alone from now on. `well_at`: when all was last known to be well; None = now."""
@@ -201,7 +208,7 @@ class Truth:
                         version.due = now
             while len(versions) > 1 and versions[1].due is not None and versions[1].due < now - KEPT_SECONDS:
                 del versions[0]
-        self._closed = [span for span in self._closed if span[1] > now - KEPT_SECONDS]
+        self._closed = [span for span in self._closed if span.ends > now - KEPT_SECONDS]
         if len(self._judged) > 200_000:
             self._judged.clear()
         if len(self._rules) > 1000:
@@ -228,7 +235,11 @@ class Truth:
         return self.answers(way, now, now) == {True}
 
     def was_closed(self, since: float, until: float) -> bool:
-        return any(begin <= until and since <= end for begin, end in self._closed)
+        return any(span.begins <= until and since <= span.ends for span in self._closed)
+
+    def was_unplugged(self, way: Way, since: float, until: float) -> bool:
+        addresses = (way.source.address, way.destination.address)
+        return any(span.begins <= until and since <= span.ends and span.unplugged in addresses for span in self._closed)
 
     def _counted(self, part: str, since: float, until: float) -> list[Version]:
         versions = self._parts[part]
