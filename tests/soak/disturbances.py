@@ -150,10 +150,10 @@ class Disturbances:
     async def _meddle(self) -> str:
         """The agent heals by itself; until then what is allowed may fail."""
         harm, cell = self.rng.choice(HARMS), self.box.lab.cell
-        container = next(iter(self.population.serving().items()), None)
-        if container is None:
+        containers = [*self.population.serving().items()]
+        if not containers:
             return "nobody to meddle with"
-        handle, end = container
+        handle, end = self.rng.choice(containers)
         command = harm.format(address=end.address, device=device_name(handle))
         before = await self._drifts()
         with self.judge.truth.closure(end.address if " link " in harm else ""):
