@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -292,11 +293,11 @@ class Deeds:
         visit.add_done_callback(self._visits.discard)
 
     async def _visited(self, spec: Any, seconds: float) -> None:
-        guardian = self.population.box.diego.guardian
+        guardian, asked = self.population.box.diego.guardian, time.monotonic()
         try:
             await guardian.create(spec)
-        except GardenError as failure:  # Diego tries another cell; here it is for the report to say who was away
-            if not self.population.truth.disturbed:
+        except GardenError as failure:  # Diego would try another cell
+            if self.population.truth.calm_since(asked):
                 self.failed.append(f"{spec.handle}: {failure}: {failure.stderr.strip()}")
             return
         try:

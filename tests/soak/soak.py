@@ -298,10 +298,14 @@ class Soak:
         )
 
     def _sum(self, began: float, finished: float) -> None:
+        calls = self.box.diego.guardian.calls
         self.report.figures |= {
             "actions": dict(self.deeds.done),
             "disturbances": dict(self.disturbances.done),
             "worst_seconds": {name: round(s, 1) for name, s in self.disturbances.worst.items()},
+            "ups": sum(call.action == "up" for call in calls),
+            "ups_failed": sum(call.action == "up" and call.status != 0 for call in calls),
+            "downs_failed": sum(call.action == "down" and call.status != 0 for call in calls),
             "datagrams": self.flows.sent,
             "datagrams_arrived": self.flows.arrived,
             "connects": self._connects,

@@ -173,6 +173,9 @@ class Truth:
     def disturbed(self) -> tuple[str, ...]:
         return tuple(self._standing)
 
+    def calm_since(self, moment: float) -> bool:
+        return self._quiet_since is not None and self._quiet_since <= moment
+
     @contextmanager
     def disturbance(self, what: str) -> Iterator[None]:
         """Meanwhile old and new both count: nobody can have brought what is new into force."""
