@@ -30,6 +30,8 @@ RECOVERED_SECONDS = 90.0
 HEALED_SECONDS = 30.0
 HELD = "WITHDRAWAL_HELD"
 """Much was withdrawn, and what that was stays in force for the moment, as it should."""
+NO_ILLNESS = frozenset((HELD, "CELL_MEDDLED"))
+"""So is it told of our own hand on the cell, for some minutes."""
 MODES = ("error", "garbage", "blank", "partial", "slow", "hang")
 
 DEATHS = ("bridge dies", "agent dies", "both die")
@@ -43,17 +45,21 @@ DISTURBANCES = {
     "the store is locked": 2,
     "somebody meddles": 6,
 }
-HARMS = (
-    "nft flush ruleset",
-    "nft delete table inet cfbridge",
-    "nft flush set inet cfbridge live",
-    "nft flush chain inet cfbridge tier4",
-    "ip route flush table 7712",
-    "ip route del {address}/32 table 7712",
-    "ip link set {device} down",
-    "ip link delete {device}",
-    "ip rule del priority 7712",
+_ROUTE = ("ip route show table 7712", "{address} ")
+_TABLE = ("nft list set inet cfbridge workload4", "{address}")
+_LINK = ("ip link show {device}", "state UP")
+HARMS: tuple[tuple[str, str, str], ...] = (
+    ("nft flush ruleset", *_TABLE),
+    ("nft delete table inet cfbridge", *_TABLE),
+    ("nft flush set inet cfbridge live", "nft list set inet cfbridge live", "elements"),
+    ("nft flush chain inet cfbridge tier4", "nft list chain inet cfbridge tier4", "goto"),
+    ("ip route flush table 7712", *_ROUTE),
+    ("ip route del {address}/32 table 7712", *_ROUTE),
+    ("ip link set {device} down", *_LINK),
+    ("ip link delete {device}", *_LINK),
+    ("ip rule del priority 7712", "ip rule", "7712:"),
 )
+"""What somebody does, what he is asked then, and what the answer says when it is healed."""
 
 
 @dataclass
@@ -149,37 +155,38 @@ class Disturbances:
 
     async def _meddle(self) -> str:
         """The agent heals by itself; until then what is allowed may fail."""
-        harm, cell = self.rng.choice(HARMS), self.box.lab.cell
         containers = [*self.population.serving().items()]
         if not containers:
             return "nobody to meddle with"
         handle, end = self.rng.choice(containers)
-        command = harm.format(address=end.address, device=device_name(handle))
-        before = await self._drifts()
+        harm, asked, healthy = self.rng.choice(HARMS)
+        run = self.box.lab.cell.run
+
+        def told(words: str) -> list[str]:
+            return words.format(address=end.address, device=device_name(handle)).split()
+
+        async def healed() -> bool:
+            try:
+                answer = await asyncio.to_thread(run, *told(asked))
+            except RuntimeError:  # it is not there
+                answer = ""
+            return healthy.format(address=end.address) in answer or handle not in self.population.serving()
+
         with self.judge.truth.closure(end.address if " link " in harm else ""):
             began = time.monotonic()
             try:
-                await asyncio.to_thread(cell.run, *command.split())
+                await asyncio.to_thread(run, *told(harm))
             except RuntimeError:
                 return "meddled with what is gone"
-            if not await until(lambda: self._healed(before), HEALED_SECONDS):
-                self.judge.fault("not_healed", f"{command}: nobody noticed within {HEALED_SECONDS:g} s")
+            if not await until(healed, HEALED_SECONDS):
+                self.judge.fault("not_healed", f"{harm}: not healed within {HEALED_SECONDS:g} s")
             self.worst["healing"] = max(self.worst.get("healing", 0.0), time.monotonic() - began)
             await asyncio.sleep(1.0)
         return harm
 
-    async def _drifts(self) -> int:
-        return sum(row["drifts"] for row in await self.box.api("cells"))
-
-    async def _healed(self, before: int) -> bool:
-        try:
-            return await self._drifts() > before
-        except (OSError, Unavailable):
-            return False
-
 
 async def said(box: Box) -> str:
-    """What is not well; empty when all is. A withdrawal that is held back is no illness."""
+    """What is not well; empty when all is."""
     try:
         codes = await alarms(box)
         cells = await box.api("cells")
@@ -187,7 +194,7 @@ async def said(box: Box) -> str:
         return str(away) or type(away).__name__
     if not cells or not all(cell["connected"] and cell["reached_revision"] for cell in cells):
         return "the agent has not reached a revision"
-    return ", ".join(sorted(codes - {HELD}))
+    return ", ".join(sorted(codes - NO_ILLNESS))
 
 
 async def alarms(box: Box) -> frozenset[str]:
