@@ -309,7 +309,7 @@ ADDED = {
 """An element of theirs in each set of ours where it opens nothing by itself."""
 
 
-def test_every_set_is_meddled_with() -> None:
+async def test_every_set_is_meddled_with() -> None:
     assert SETS.keys() - ADDED.keys() == {"identity4", "identity6", "allow", "allow_range"}  # those open: see below
 
 
@@ -381,7 +381,6 @@ async def test_what_somebody_opened_while_no_agent_was_there_is_closed_by_the_ne
 
 
 async def test_an_agent_without_memory_adopts_the_table_and_accuses_nobody(scene: Scene) -> None:
-    before = scene.there()
     await scene.cell.dataplane.close()
     scene.cell.forget_chains()
     await scene.cell.reopen()
@@ -389,6 +388,8 @@ async def test_an_agent_without_memory_adopts_the_table_and_accuses_nobody(scene
     await scene.cell.converge()
     scene.cell.drop_rule("passing")
     await scene.cell.converge()
+    assert not scene.cell.drifts
+    before = scene.there()
     scene.does(f"ip route del {B}/32 table 7712")
     assert await scene.healed(before) == f"route {B} was deleted"
 
