@@ -10,7 +10,7 @@ import pytest
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.simulator.garden import ContainerSpec, GardenError
-from tests.scenarios.stage import becomes, bridge_knows, fault, known_app, org_row, spec, start, status, tcp, verdict
+from tests.scenarios.stage import becomes, fault, known_app, org_row, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -19,6 +19,17 @@ def saying(honest: ContainerSpec, **claims: str) -> ContainerSpec:
     """The same, but for these of `org_id`, `space_id` and `app_id`."""
     said = {f"network.{key}": value for key, value in claims.items()}
     return replace(honest, properties={**honest.properties, **said})
+
+
+async def read(box: Box) -> None:
+    """Cloud Controller's apps and spaces are the bridge's as well; rows show Garden's names before."""
+    known = box.foundation.state
+
+    async def counted() -> tuple[int, int]:
+        (row,) = await box.api("foundations")
+        return row["spaces"], row["apps"]
+
+    await becomes((len(known.spaces), len(known.apps)), counted, 30)
 
 
 async def server_of(box: Box, org: str, space: str, app: str) -> Instance:
@@ -31,7 +42,7 @@ async def test_an_up_that_says_what_cloud_controller_knows_otherwise_is_refused(
     await known_app(box, "thief", "dev", "picklock")
     first = await start(box, spec(box, "vault"))
     honest = await start(box, spec(box, "picklock"))
-    await bridge_knows(box, "vault", "picklock")
+    await read(box)
     mine, theirs = (spec(box, app).properties for app in ("picklock", "vault"))
     for lie in ("org_id", "space_id", "app_id"):
         claim = {lie: theirs[f"network.{lie}"]}
@@ -51,6 +62,7 @@ async def test_an_up_that_says_what_cloud_controller_knows_otherwise_is_refused(
 async def test_one_that_lied_before_its_app_was_read_is_shut_off_then_and_no_other(box: Box) -> None:
     server = await server_of(box, "till", "prod", "till-server")
     await known_app(box, "crook", "dev", "crook-app")
+    await read(box)
     await becomes("ok", partial(verdict, box))
     fault(box, "cloud_controller", "error", status=502)
     try:
@@ -90,14 +102,16 @@ async def test_a_handle_that_is_up_again_for_another_org_without_a_down_has_noth
     client = await start(box, spec(box, "past-client"))
     await becomes("open", partial(tcp, box, client, first))
     lost = box.diego.guardian.containers.pop(client.handle)  # Garden forgot it, and its process goes on
+    old = box._probes.pop(client.handle)
     try:
         again = await start(box, spec(box, "future-app", handle=client.handle), serve=True)
         assert again.address != client.address
         assert box.in_subnet(again.address, await org_row(box, "future"))
         assert await tcp(box, again, first) == "refused"
-        assert (await box.tcp(client, first.address, 8080, timeout=0.5)).result != "open"
+        assert old.tcp(first.address, 8080, timeout=0.5).result != "open"
         assert [row["app"] for row in await box.api("workloads") if row["id"].endswith(client.handle)] == ["future-app"]
     finally:
+        old.close()
         if lost.init is not None:
             lost.init.kill()
             lost.init.wait()
