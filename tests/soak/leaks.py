@@ -24,7 +24,7 @@ from garden_plugin.dataplane.cell import device_name
 _ADDRESS = re.compile(r"\d+\.\d+\.\d+\.\d+")
 _DEVICE = re.compile(r"cf-[0-9a-f]{11}")
 _POOLS = tuple(map(ipaddress.ip_network, ("10.240.0.0/14", "172.20.0.0/16", "169.254.64.0/18")))
-_RESTING = frozenset(("cell", "lock"))
+_RESTING = frozenset(("cell", "chains", "lock"))
 """Files of the agent that stay: what it remembers across restarts."""
 
 

@@ -64,7 +64,7 @@ async def test_a_soak_sees_what_passes_what_is_cut_and_what_leaks(soak: Soak) ->
             await asyncio.sleep(0.1)
         os.kill(soak.box.pid("agent"), signal.SIGSTOP)
         for command in (
-            "conntrack -D -p tcp --dport 8080",
+            "conntrack -F",
             "nft insert rule inet cfbridge forward meta l4proto udp accept",
             "ip route add blackhole 10.240.99.9/32 table 7712",
         ):
