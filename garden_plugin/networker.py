@@ -191,7 +191,7 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 
 def run(words: list[str]) -> int:
-    if not words or "-h" in words or "--help" in words:
+    if not words or words[0] in ("-h", "--help"):
         write_all(2, DIRECT.encode() + b"\n")
         return 1
     path, action, handle = arguments(words)

@@ -186,6 +186,13 @@ def test_down_carries_no_namespace(agent: FakeAgent, config: Path) -> None:
     assert agent.heard == [(b"1 down 1 4\nhnull", [])]
 
 
+@pytest.mark.parametrize("handle", ["-h", "--help", "--", "--action", "-handle=x"])
+def test_a_handle_that_looks_like_a_switch_is_a_handle(agent: FakeAgent, config: Path, handle: str) -> None:
+    assert run("--configFile", config, "--action", "down", "--handle", handle).returncode == 0
+    head, body = networker.request("down", handle.encode(), b"null")
+    assert agent.heard == [(head + body, [])]
+
+
 @pytest.mark.parametrize(
     "words",
     [
