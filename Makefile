@@ -1,7 +1,7 @@
 # One verb each. Every verb sets up what it needs; ARGS= goes to the program behind it.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench parity soak
+.PHONY: help setup demo test check bench parity soak faults
 BIN := .venv/bin
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -32,3 +32,6 @@ parity: setup    ## oracle against real packets  (ARGS="--dataplane linux --worl
 
 soak: setup      ## half an hour of everything at once  (ARGS="--minutes 30 --seed 7 --json")
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+faults: setup    ## bridge and agent die between any two operations; 60 minutes  (ARGS="--minutes 15 --only agent")
+	@$(BIN)/python -m tests.faults $(ARGS)

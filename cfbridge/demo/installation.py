@@ -72,6 +72,8 @@ class Installation:
     """Further keys of the foundation in it."""
     vm_address6: str = ""
     """The VM's second address; the intent has to name it too."""
+    program: Sequence[str] = (sys.executable, "-m", "cfbridge")
+    """What is started as `cfbridge`."""
 
     lab: Lab = field(init=False)
     foundation: Foundation = field(init=False)
@@ -174,11 +176,11 @@ class Installation:
         (self.directory / "networker.json").write_text(json.dumps(networker))
 
     def start_bridge(self) -> None:
-        command = (sys.executable, "-m", "cfbridge", "serve", "--config", str(self.directory / "bridge.yaml"))
+        command = (*self.program, "serve", "--config", str(self.directory / "bridge.yaml"))
         self._children["bridge"] = self._spawn("bridge", (*command, "--log-level", self.log_level))
 
     def start_agent(self) -> None:
-        command = (sys.executable, "-m", "cfbridge", "agent", "--config", str(self.directory / "agent.yaml"))
+        command = (*self.program, "agent", "--config", str(self.directory / "agent.yaml"))
         self._children["agent"] = self._spawn("agent", self.lab.cell.command(*command, "--log-level", self.log_level))
 
     def kill(self, name: str) -> None:
@@ -190,9 +192,9 @@ class Installation:
     def pid(self, name: str) -> int:
         return self._children[name].pid
 
-    def ended(self) -> list[str]:
-        """Which of the children are not there any more although nobody killed them."""
-        return [name for name, child in self._children.items() if child.poll() is not None]
+    def ended(self) -> dict[str, int]:
+        """Children that nobody killed and that are not there any more, and with what they ended."""
+        return {name: status for name, child in self._children.items() if (status := child.poll()) is not None}
 
     def runs(self, name: str) -> bool:
         return name in self._children and name not in self.ended()

@@ -21,6 +21,23 @@ from egress.values import Unavailable
 
 SOON_SECONDS = 15.0
 """Generous: that a change comes is judged here; how fast, by the benchmarks."""
+FLOOD = """
+import signal, socket, sys, time
+wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+going = [True]
+signal.signal(signal.SIGTERM, lambda *_: going.clear())
+print("sending", flush=True)
+sent = 0
+while going:
+    try:
+        wire.sendto(b"cfbridge" + (0x01000000 + sent).to_bytes(4, "big"), (sys.argv[1], 5000))
+    except OSError:
+        pass
+    sent += 1
+    time.sleep(0.001)
+print(sent, flush=True)
+"""
+"""A thousand datagrams a second, until told to end; then how many."""
 
 
 async def becomes(expected: object, ask: Callable[[], Awaitable[object]], seconds: float = SOON_SECONDS) -> None:

@@ -15,27 +15,9 @@ from cfbridge.demo.diego import Instance
 from cfbridge.simulator import lab
 from cfbridge.simulator.garden import GardenError
 from cfbridge.simulator.probe import Packet
-from tests.scenarios.stage import back, becomes, known_app, org_row, spec, start, tcp, udp
+from tests.scenarios.stage import FLOOD, back, becomes, known_app, org_row, spec, start, tcp, udp
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
-
-FLOOD = """
-import signal, socket, sys, time
-wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-going = [True]
-signal.signal(signal.SIGTERM, lambda *_: going.clear())
-print("sending", flush=True)
-sent = 0
-while going:
-    try:
-        wire.sendto(b"cfbridge" + (0x01000000 + sent).to_bytes(4, "big"), (sys.argv[1], 5000))
-    except OSError:
-        pass
-    sent += 1
-    time.sleep(0.001)
-print(sent, flush=True)
-"""
-"""A thousand datagrams a second, until told to end; then how many."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,7 @@
+"""How is the runner of faults started? `python -m tests.faults`; see `runner`."""
+
+import sys
+
+from tests.faults import runner
+
+sys.exit(runner.main())

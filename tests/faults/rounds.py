@@ -1,0 +1,159 @@
+"""What becomes of a foundation when one of its daemons dies at this very point? One storm, one death, one judgement.
+
+serving    armed when all was whole; it dies somewhere in the storm
+starting   killed early in the storm, and armed for its way back: it dies while it adopts what is there
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+
+from cfbridge.demo.installation import until
+from egress.values import Unavailable
+from tests.faults import judge
+from tests.faults.judge import Logs
+from tests.faults.launcher import Arm
+from tests.faults.points import ROLES, SERVING, STARTING, Point
+from tests.faults.storm import PATIENCE_SECONDS, FaultyBox, Steady, Storm
+from tests.scenarios.stage import known_app, spec, start, verdict
+
+POLL_SECONDS = 0.02
+
+
+@dataclass
+class Outcome:
+    hit: bool = False
+    recovered_seconds: float = 0.0
+    """From the last death until agent and bridge agree, status is ok and a new `up` was answered."""
+    seconds: float = 0.0
+    sent: int = 0
+    """Refused packets, meanwhile."""
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Stage:
+    """A box that lives through many rounds."""
+
+    box: FaultyBox
+    steady: Steady
+    logs: Logs
+    recovery_seconds: float
+    number: int = 0
+    last: Storm | None = None
+
+    @classmethod
+    async def open(cls, box: FaultyBox, recovery_seconds: float) -> Stage:
+        steady = await Steady.begin(box)
+        await known_app(box, "acme", "dev", "fresh")
+        for role in ROLES:
+            box.arm(role, Arm(SERVING))
+        return cls(box, steady, Logs(box), recovery_seconds)
+
+    async def round(self, target: Point | None, passing: int = 1, kill: str = "", seed: object = 0) -> Outcome:
+        """`kill`: this one is killed early in the storm, wherever it is; the way to every point of its start."""
+        began, outcome, rng = time.monotonic(), Outcome(), random.Random(f"{seed}")
+        self.number += 1
+        storm = Storm(self.steady, self.number, left=dict(self.last.here) if self.last else {})
+        for role in ROLES:
+            self.box.seen[role].forget()
+        sent, self.last = self.steady.sent(), storm
+        role = target.role if target else kill
+        again = [Arm(STARTING)]
+        if target is not None and target.phase == SERVING:
+            self.box.arm(role, Arm(SERVING, target.name, passing))
+        elif target is not None:
+            kill = role
+            again.insert(0, Arm(STARTING, target.name, passing))
+        deaths = _Deaths(self, role, again, outcome)
+        watching = asyncio.create_task(deaths.watch()) if role else None
+        killing = asyncio.create_task(self._kill(kill, rng.uniform(0.05, 0.6))) if kill else None
+        try:
+            await storm.run()
+            if killing is not None:
+                await killing
+            await self._whole(storm, deaths, outcome)
+            outcome.wrong += storm.faults
+            outcome.wrong += await judge.packets(self.steady, self.number)
+            await storm.changed(PATIENCE_SECONDS)
+            await storm.visit()
+            outcome.wrong += await judge.state(storm, 15.0)
+        except (TimeoutError, AssertionError) as failed:
+            outcome.wrong += [*storm.faults, str(failed).splitlines()[0][:500]]
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+        for each in ROLES:
+            if self.box.ended(each) is not None:
+                outcome.wrong.append(f"the {each} ended by itself: {self.box.ended(each)}")
+            self.box.seen[each].read()
+            self.box.arm(each, Arm(SERVING))
+        outcome.wrong += self.logs.wrong()
+        outcome.hit = target is not None and target.name in self.box.seen[role].died_at
+        outcome.sent = self.steady.sent() - sent
+        outcome.seconds = time.monotonic() - began
+        if outcome.sent < 100 * outcome.seconds:
+            outcome.wrong.append(f"only {outcome.sent} refused packets were sent: nothing was tested")
+        return outcome
+
+    async def _kill(self, role: str, after_seconds: float) -> None:
+        await asyncio.sleep(after_seconds)
+        self.box.strike(role)
+
+    async def _whole(self, storm: Storm, deaths: _Deaths, outcome: Outcome) -> None:
+        if not await until(deaths.over, PATIENCE_SECONDS, POLL_SECONDS):
+            raise TimeoutError(f"not whole in {PATIENCE_SECONDS:g} s: {await deaths.why()}")
+        outcome.wrong += self.logs.wrong(adopting=deaths.died_at > 0)
+        outcome.recovered_seconds = deaths.recovered_seconds
+        if deaths.recovered_seconds > self.recovery_seconds:
+            outcome.wrong.append(f"whole again only after {deaths.recovered_seconds:.1f} s")
+
+
+class _Deaths:
+    """Starts again whoever died, as a supervisor does, and sees when all is whole again."""
+
+    def __init__(self, stage: Stage, role: str, again: list[Arm], outcome: Outcome) -> None:
+        self._box, self._stage, self._role, self._again, self._outcome = stage.box, stage, role, again, outcome
+        self.died_at = 0.0
+        self.recovered_seconds = 0.0
+        self._recovering: asyncio.Task[None] | None = None
+
+    async def watch(self) -> None:
+        while True:
+            if (status := self._box.ended(self._role)) is not None:
+                if status != -signal.SIGKILL:
+                    self._outcome.wrong.append(f"the {self._role} ended with {status}")
+                self._box.arm(self._role, self._again.pop(0) if len(self._again) > 1 else self._again[0])
+                self._box.start_again(self._role)
+                self.died_at = time.monotonic()
+                if self._recovering is not None:
+                    self._recovering.cancel()
+                self._recovering = asyncio.create_task(self._recover())
+                if not await self._stage.steady.streams_live():
+                    self._outcome.wrong.append("a stream stood still while nobody was there")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def over(self) -> bool:
+        return self._recovering is None or self._recovering.done()
+
+    async def why(self) -> str:
+        return await verdict(self._box)
+
+    async def _recover(self) -> None:
+        while not (await self._agreed() and await verdict(self._box) == "ok"):
+            await asyncio.sleep(0.2)
+        fresh = await start(self._box, spec(self._box, "fresh"))
+        self.recovered_seconds = time.monotonic() - self.died_at
+        await self._box.diego.guardian.destroy(fresh.handle)
+
+    async def _agreed(self) -> bool:
+        try:
+            cells = await self._box.api("cells")
+        except (OSError, KeyError, Unavailable):
+            return False
+        return bool(cells) and all(cell["connected"] and cell["reached_revision"] for cell in cells)
