@@ -371,18 +371,21 @@ def run(script: str) -> int:
     """Runs `nft -f -`, one transaction, in the caller's namespace; the child's pid, by which notifications know it."""
     environment = {"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), "LC_ALL": "C"}
     try:
-        child = subprocess.Popen(
-            ["nft", "-f", "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        with open(os.memfd_create("nft"), "w+") as whole:  # through a pipe, half a script would be done if we died
+            whole.write(script)
+            whole.seek(0)
+            child = subprocess.Popen(
+                ["nft", "-f", "-"],
+                stdin=whole,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+            )
     except OSError as failed:
         raise Unavailable(f"nft can't be started: {failed}") from failed
     with child:
-        _, complaint = child.communicate(script)
+        _, complaint = child.communicate()
     if child.returncode:
         raise Rejected(0, f"nft refused: {complaint.strip()[:2000]}")
     return child.pid

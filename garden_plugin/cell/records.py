@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
-from garden_plugin.cell.spool import hash_of, write_whole
+from garden_plugin.cell.spool import hash_of, remove_halves, write_whole
 from garden_plugin.wire import PortReport
 
 _T = TypeVar("_T")
@@ -45,6 +45,7 @@ class Records:
         """Each file as we left it."""
         self.unreadable: list[Path] = []
         """Damaged, or of another version: set aside as `.bad`."""
+        remove_halves(self._directory)
         for path in sorted(self._directory.iterdir()):
             if path.suffix:
                 continue

@@ -26,6 +26,13 @@ def write_whole(path: Path, content: bytes) -> None:
     os.replace(beside, path)
 
 
+def remove_halves(directory: Path) -> None:
+    """What `write_whole` left there when its process died in it; handles do not come back, so nobody would write over
+    it."""
+    for path in directory.glob("*.new"):
+        path.unlink(missing_ok=True)
+
+
 class Tombstones:
     """`down`s left by networkers, oldest first."""
 
@@ -60,9 +67,9 @@ class Unacknowledged:
         self._directory = directory
         self.handles: dict[str, None] = {}
         """In order of removal."""
+        remove_halves(directory)
         for path in sorted(directory.iterdir(), key=lambda p: p.stat().st_mtime_ns):
-            if path.suffix != ".new":
-                self.handles[path.read_bytes().decode("utf-8", "surrogateescape")] = None
+            self.handles[path.read_bytes().decode("utf-8", "surrogateescape")] = None
 
     def add(self, handle: str) -> None:
         write_whole(self._directory / hash_of(handle), handle.encode("utf-8", "surrogateescape"))

@@ -72,6 +72,17 @@ def test_a_half_written_file_is_not_read(tmp_path: Path) -> None:
     assert Records(tmp_path).by_handle == {}
 
 
+def test_what_a_death_left_half_written_is_removed_by_the_next_agent(tmp_path: Path) -> None:
+    Records(tmp_path)
+    Unacknowledged(tmp_path / "detached")
+    halves = [tmp_path / "ports" / "abc.new", tmp_path / "detached" / "abc.new"]
+    for half in halves:
+        half.write_bytes(b"ha")
+    assert Records(tmp_path).by_handle == {}
+    assert not Unacknowledged(tmp_path / "detached").handles
+    assert not any(half.exists() for half in halves)
+
+
 def test_tombstones_come_oldest_first_from_every_directory(tmp_path: Path) -> None:
     for name, handle in (("a/2-1.down", "second"), ("b/1-9.down", "first"), ("a/3-1.new", "half")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

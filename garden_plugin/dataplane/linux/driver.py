@@ -286,6 +286,7 @@ class LinuxDataplane:
         self._dead.clear()
 
     def _detach(self, ports: Sequence[LocalPort]) -> None:
+        self._want_no_more(ports)
         try:
             if self._believed is None:
                 self._observe({} if self._last is None else self._wanted_last())
@@ -297,6 +298,14 @@ class LinuxDataplane:
         except BaseException:
             self._believed = self._left = None
             raise
+
+    def _want_no_more(self, ports: Sequence[LocalPort]) -> None:
+        """A look that comes before the next converge must not bring them back."""
+        if self._last is not None:
+            network, local = self._last
+            gone = {port.device for port in ports}
+            left = {name: port for name, port in local.ports.items() if port.device not in gone}
+            self._last = (network, replace(local, ports=left))
 
     def _wanted_last(self) -> dict[Key, Item]:
         assert self._last is not None
