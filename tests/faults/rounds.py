@@ -35,6 +35,19 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What else happens in a storm: the only way to some points."""
+
+    flush: bool = False
+    """Somebody deletes our table."""
+    lost_store: bool = False
+    """The bridge's store is gone when it comes back."""
+
+
+PLAIN = Way()
+
+
 @dataclass
 class Stage:
     """A box that lives through many rounds."""
@@ -54,11 +67,13 @@ class Stage:
             box.arm(role, Arm(SERVING))
         return cls(box, steady, Logs(box), recovery_seconds)
 
-    async def round(self, target: Point | None, passing: int = 1, kill: str = "", seed: object = 0) -> Outcome:
+    async def round(
+        self, target: Point | None, passing: int = 1, way: Way = PLAIN, *, kill: str = "", seed: object = 0
+    ) -> Outcome:
         """`kill`: this one is killed early in the storm, wherever it is; the way to every point of its start."""
         began, outcome, rng = time.monotonic(), Outcome(), random.Random(f"{seed}")
         self.number += 1
-        storm = Storm(self.steady, self.number, left=dict(self.last.here) if self.last else {})
+        storm = Storm(self.steady, self.number, way.flush, left=dict(self.last.here) if self.last else {})
         for role in ROLES:
             self.box.seen[role].forget()
         sent, self.last = self.steady.sent(), storm
@@ -69,7 +84,7 @@ class Stage:
         elif target is not None:
             kill = role
             again.insert(0, Arm(STARTING, target.name, passing))
-        deaths = _Deaths(self, role, again, outcome)
+        deaths = _Deaths(self, role, again, way, outcome)
         watching = asyncio.create_task(deaths.watch()) if role else None
         killing = asyncio.create_task(self._kill(kill, rng.uniform(0.05, 0.6))) if kill else None
         try:
@@ -108,7 +123,7 @@ class Stage:
     async def _whole(self, storm: Storm, deaths: _Deaths, outcome: Outcome) -> None:
         if not await until(deaths.over, PATIENCE_SECONDS, POLL_SECONDS):
             raise TimeoutError(f"not whole in {PATIENCE_SECONDS:g} s: {await deaths.why()}")
-        outcome.wrong += self.logs.wrong(adopting=deaths.died_at > 0)
+        outcome.wrong += self.logs.wrong(adopting=deaths.died_at > 0 or storm.flush)
         outcome.recovered_seconds = deaths.recovered_seconds
         if deaths.recovered_seconds > self.recovery_seconds:
             outcome.wrong.append(f"whole again only after {deaths.recovered_seconds:.1f} s")
@@ -117,8 +132,9 @@ class Stage:
 class _Deaths:
     """Starts again whoever died, as a supervisor does, and sees when all is whole again."""
 
-    def __init__(self, stage: Stage, role: str, again: list[Arm], outcome: Outcome) -> None:
+    def __init__(self, stage: Stage, role: str, again: list[Arm], way: Way, outcome: Outcome) -> None:
         self._box, self._stage, self._role, self._again, self._outcome = stage.box, stage, role, again, outcome
+        self._way = way
         self.died_at = 0.0
         self.recovered_seconds = 0.0
         self._recovering: asyncio.Task[None] | None = None
@@ -129,12 +145,14 @@ class _Deaths:
                 if status != -signal.SIGKILL:
                     self._outcome.wrong.append(f"the {self._role} ended with {status}")
                 self._box.arm(self._role, self._again.pop(0) if len(self._again) > 1 else self._again[0])
+                if self._way.lost_store and not self.died_at:
+                    self._box.lose_store()
                 self._box.start_again(self._role)
                 self.died_at = time.monotonic()
                 if self._recovering is not None:
                     self._recovering.cancel()
                 self._recovering = asyncio.create_task(self._recover())
-                if not await self._stage.steady.streams_live():
+                if not self._way.flush and not await self._stage.steady.streams_live():
                     self._outcome.wrong.append("a stream stood still while nobody was there")
             await asyncio.sleep(POLL_SECONDS)
 

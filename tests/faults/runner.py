@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 
 from tests.faults import points
 from tests.faults.points import ROLES, Point
-from tests.faults.rounds import Stage
+from tests.faults.rounds import PLAIN, Stage, Way
 from tests.faults.storm import FaultyBox
 
 ATTEMPTS = 3
 RECOVERY_SECONDS = 10.0
+FLUSHED, LOST = Way(flush=True), Way(lost_store=True)
 _MOST_PASSINGS = 40
 
 
@@ -58,8 +59,8 @@ class Tally:
         whole = f"whole again after {ordered[len(ordered) // 2]:.1f} s, at most {ordered[-1]:.1f} s"
         rest = f", {self.left} for want of time" if self.left else ""
         return (
-            f"hit {len(self.hit)} of {len(self.known)} points{rest}, {len(self.failed)} failed; {self.rounds} storms in "
-            f"{self.seconds:.0f} s; {self.sent} refused packets sent; {whole}"
+            f"hit {len(self.hit)} of {len(self.known)} points{rest}, {len(self.failed)} failed; {self.rounds} storms "
+            f"in {self.seconds:.0f} s; {self.sent} refused packets sent; {whole}"
         )
 
 
@@ -69,20 +70,23 @@ class Run:
         self._rng = random.Random(seed)
         self._todo: deque[tuple[Point, int]] = deque()
         """(point, attempts so far)"""
+        self._ways: dict[str, Way] = {}
+        """Of the storm in which a point was met first."""
         self.tally = Tally()
 
     async def all(self, minutes: float, asked: Sequence[tuple[str, int]] = ()) -> Tally:
         """`asked`: these alone, each as often as it is named."""
         began = time.monotonic()
         wanted = deque(asked)
-        explored = deque(["", *ROLES])
+        explored = deque([("", PLAIN), *((role, PLAIN) for role in ROLES), *(("", FLUSHED), ("bridge", LOST))])
         while True:
             async with FaultyBox() as box:
                 stage = await Stage.open(box, self._recovery_seconds)
                 healthy = True
                 while healthy and time.monotonic() - began < 60 * minutes:
                     if explored:
-                        healthy = await self._play(stage, None, kill=explored.popleft())
+                        kill, way = explored.popleft()
+                        healthy = await self._play(stage, None, way=way, kill=kill)
                     elif wanted:
                         id_, passing = wanted.popleft()
                         healthy = await self._play(stage, self.tally.known[id_], passing)
@@ -102,14 +106,22 @@ class Run:
         return 1 if attempts or most < 2 else self._rng.randint(1, max(1, most - 1))
 
     async def _play(
-        self, stage: Stage, point: Point | None, passing: int = 1, attempts: int = 0, kill: str = ""
+        self,
+        stage: Stage,
+        point: Point | None,
+        passing: int = 1,
+        attempts: int = 0,
+        *,
+        way: Way = PLAIN,
+        kill: str = "",
     ) -> bool:
         """Whether the box is as good as before."""
         tally = self.tally
-        outcome = await stage.round(point, passing, kill, seed=f"{self._seed}:{point and point.id}")
+        way = self._ways.get(point.id, PLAIN) if point else way
+        outcome = await stage.round(point, passing, way, kill=kill, seed=f"{self._seed}:{point and point.id}")
         tally.rounds += 1
         tally.sent += outcome.sent
-        self._learn(stage)
+        self._learn(stage, way)
         if outcome.recovered_seconds:
             tally.recoveries.append(outcome.recovered_seconds)
         again = f"{point.id}@{passing}" if point else f"a storm, with a plain kill of the {kill}" if kill else "a storm"
@@ -125,7 +137,7 @@ class Run:
             return False
         return True
 
-    def _learn(self, stage: Stage) -> None:
+    def _learn(self, stage: Stage, way: Way) -> None:
         new = []
         for role, seen in stage.box.seen.items():
             for point in seen.points.values():
@@ -134,7 +146,7 @@ class Run:
                 if point.id not in self.tally.known and f"{role}:{point.phase}".startswith(self._only):
                     if point.phase == points.STARTING and not self._is_met_again(stage, point):
                         continue
-                    self.tally.known[point.id] = point
+                    self.tally.known[point.id], self._ways[point.id] = point, way
                     new.append((point, 0))
         self._rng.shuffle(new)
         self._todo.extend(new)

@@ -131,7 +131,7 @@ def _wrap_children(passing: Callable[..., Any]) -> None:
     """`nft`: before it is started, when it runs and has read nothing, or a half, and when it is done."""
     plain = subprocess.Popen
 
-    class Watched(plain):  # type: ignore[type-arg, valid-type, misc]
+    class Watched(plain):  # type: ignore[valid-type, misc]
         def __init__(self, words: Sequence[str], *more: Any, **named: Any) -> None:
             self._is_nft = isinstance(words, list) and words[:1] == ["nft"]
             start = functools.partial(super().__init__, words, *more, **named)
@@ -147,7 +147,7 @@ def _wrap_children(passing: Callable[..., Any]) -> None:
                 input = input[half:]  # noqa: A001
             return passing("nft run", functools.partial(super().communicate, input, timeout))
 
-    subprocess.Popen = Watched  # type: ignore[misc]
+    subprocess.Popen = Watched  # type: ignore[misc, assignment]
 
 
 def _wrap_mounts(passing: Callable[..., Any]) -> None:
@@ -178,7 +178,7 @@ def wrap_sql(point: Point) -> None:
         _asked.set(path(sys._getframe(1)))
         return await execute(self, *arguments, **named)
 
-    AsyncConnection.execute = led  # type: ignore[method-assign, assignment]
+    AsyncConnection.execute = led  # type: ignore[method-assign]
 
     def passes(when: str) -> Callable[..., None]:
         def passed(connection: Any, cursor: Any, statement: str, *_: Any) -> None:

@@ -1,8 +1,8 @@
 """What is going on when a process dies? A foundation in a box whose daemons may die anywhere, and 32 `up`s at once.
 
 steady     a client with streams to and from its server; a stranger whose refused datagrams come 1,000 times a second
-a storm    32 `up`s, the `down`s of the storm before, a policy that comes and one that goes, rules that change, more
-           ports and rules for containers that have just come up
+a storm    32 `up`s, the `down`s of the storm before, policies that come and go, rules and an org's mode that change,
+           more ports and rules for containers that have just come up; and in some, somebody takes away our table
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import yaml
 
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
+from cfbridge.demo.installation import INTENT
 from cfbridge.simulator.garden import Container, ContainerSpec, GardenError, diego_spec, health_check_spec
 from tests.faults.launcher import Arm
 from tests.faults.points import ROLES, STARTING, Seen
@@ -28,7 +29,7 @@ from tests.scenarios.stage import FLOOD, becomes, known_app, spec, tcp, udp
 UPS = 32
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
-"""Between attempts of who was refused: Diego is slower, and 32 that ask all the time would be the load that is judged."""
+"""Between attempts of who was refused: Diego is slower, and 32 that ask all the time would be a load of their own."""
 LEASE_REST_SECONDS = 20.0
 """Short, so that addresses come round and are given a second time while we look."""
 LOOK_SECONDS = 1.0
@@ -59,6 +60,10 @@ class FaultyBox(Box):
         """Without a word of warning, and whoever watches finds it dead."""
         self._children[role].kill()
 
+    def lose_store(self) -> None:
+        for path in self.directory.glob("state.db*"):
+            path.unlink()
+
     def start_again(self, role: str) -> None:
         """As a supervisor does, at once."""
         self._children.pop(role).wait()
@@ -82,6 +87,7 @@ class Steady:
         for org, app in (("acme", "client"), ("acme", "server"), ("acme", "fencer"), ("globex", "stranger")):
             await box.push(org, "dev", app)
         await known_app(box, "globex", "dev", "visitor")
+        await box.push("initech", "dev", "third")
         client, server, fencer, stranger = map(box.instance, ("client", "server", "fencer", "stranger"))
         await box.add_policy("client", "server")
         await box.add_policy("fencer", "server", "udp", "5000")
@@ -113,6 +119,8 @@ class Storm:
 
     steady: Steady
     number: int
+    flush: bool = False
+    """Somebody deletes our table in it."""
     left: dict[str, Container] = field(default_factory=dict)
     """Containers of the storm before."""
     here: dict[str, Container] = field(default_factory=dict)
@@ -141,8 +149,8 @@ class Storm:
             return health_check_spec(handle)
         if number % 8 == 6:
             org = f"00000000-0000-4000-8000-{self.number:012x}"
-            named = {"org_name": f"org-{self.number}", "space_name": "dev", "app_name": "new"}
-            return diego_spec(handle, org=org, space=f"{org[:-1]}s", app=f"{org[:-1]}a", **named)
+            name = f"org-{self.number}"
+            return diego_spec(handle, org=org, space=f"{org}-dev", app=f"{org}-new", org_name=name, app_name="new")
         if number % 8 == 5:
             return spec(self.box, "client", lifecycle="staging", handle=handle)
         return spec(self.box, "client" if number % 2 else "visitor", **more)
@@ -191,10 +199,15 @@ class Storm:
         return ("fencer", "client") if self.number % 2 else ("client", "fencer")
 
     async def _change(self) -> None:
+        box, odd = self.box, self.number % 2
+        if self.flush:
+            await asyncio.to_thread(box.lab.cell.run, "nft", "delete", "table", "inet", "cfbridge")
+        box.intent = INTENT.replace("tenants:", f"tenants:\n  initech: {{mode: {'nat' if odd else 'shared'}}}")
+        box.add_rules(_RULES.format(port=7000 + odd, more=", 198.51.100.7" * odd))
         comes, goes = self._pair
-        self.box.add_rules(_RULES.format(port=7000 + self.number % 2, more=", 198.51.100.7" * (self.number % 2)))
-        await self.box.add_policy(comes, "server", ports="8081")
-        await self.box.remove_policy(goes, "server", ports="8081")
+        await box.add_policy(comes, "server", ports="8081")
+        await box.remove_policy(goes, "server", ports="8081")
+        await (box.add_policy if odd else box.remove_policy)("client", "server", "udp", "5000")
 
     async def changed(self, seconds: float) -> None:
         """The policy that came is in force; the one that went is not, nor is what it admitted."""
@@ -202,6 +215,8 @@ class Storm:
         server = self.steady.server
         await becomes("open", lambda: tcp(self.box, comes, server, 8081), seconds)
         await becomes("refused", lambda: tcp(self.box, goes, server, 8081), seconds)
+        datagrams = "open" if self.number % 2 else "refused"
+        await becomes(datagrams, lambda: udp(self.box, self.steady.client, server), seconds)
 
     async def visit(self) -> None:
         """One of the new containers talks to the server, so that there is a connection for its `down` to forget."""
