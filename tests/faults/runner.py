@@ -13,15 +13,18 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.faults import points
 from tests.faults.points import ROLES, Point
 from tests.faults.rounds import PLAIN, Stage, Way
+from tests.faults.seams import ROOT
 from tests.faults.storm import FaultyBox
 
 ATTEMPTS = 3
@@ -70,6 +73,8 @@ class Run:
         self._rng = random.Random(seed)
         self._todo: deque[tuple[Point, int]] = deque()
         """(point, attempts so far)"""
+        self._alone = False
+        """Only points that were asked for."""
         self._ways: dict[str, Way] = {}
         """Of the storm in which a point was met first."""
         self.tally = Tally()
@@ -77,7 +82,7 @@ class Run:
     async def all(self, minutes: float, asked: Sequence[tuple[str, int]] = ()) -> Tally:
         """`asked`: these alone, each as often as it is named."""
         began = time.monotonic()
-        wanted = deque(asked)
+        wanted, self._alone = deque(asked), bool(asked)
         explored = deque([("", PLAIN), *((role, PLAIN) for role in ROLES), *(("", FLUSHED), ("bridge", LOST))])
         while True:
             async with FaultyBox() as box:
@@ -89,7 +94,8 @@ class Run:
                         healthy = await self._play(stage, None, way=way, kill=kill)
                     elif wanted:
                         id_, passing = wanted.popleft()
-                        healthy = await self._play(stage, self.tally.known[id_], passing)
+                        point = self.tally.known.get(id_) or Point(*id_.split(":"))
+                        healthy = await self._play(stage, point, passing)
                     elif self._todo and not asked:
                         point, attempts = self._todo.popleft()
                         healthy = await self._play(stage, point, self._passing(point, attempts), attempts)
@@ -127,6 +133,8 @@ class Run:
         again = f"{point.id}@{passing}" if point else f"a storm, with a plain kill of the {kill}" if kill else "a storm"
         if outcome.hit and point is not None:
             tally.hit.add(point.id)
+        elif point is not None and self._alone:
+            self._say(f"NOT HIT --point {again}: nobody came by")
         elif point is not None and attempts + 1 < ATTEMPTS:
             self._todo.append((point, attempts + 1))
         if outcome.wrong:
@@ -134,6 +142,7 @@ class Run:
             self._say(f"FAILED --point {again}\n  {point or 'nobody was armed'}")
             for each in outcome.wrong:
                 self._say(f"  {each}")
+            self._say(f"  logs: {self._keep_logs(stage, again)}")
             return False
         return True
 
@@ -150,6 +159,14 @@ class Run:
                     new.append((point, 0))
         self._rng.shuffle(new)
         self._todo.extend(new)
+
+    @staticmethod
+    def _keep_logs(stage: Stage, name: str) -> Path:
+        kept = ROOT / ".run" / "faults" / re.sub(r"[^\w@]+", "-", name)
+        kept.mkdir(parents=True, exist_ok=True)
+        for role in ROLES:
+            (kept / f"{role}.log").write_text(stage.box.log(role))
+        return kept
 
     @staticmethod
     def _is_met_again(stage: Stage, point: Point) -> bool:

@@ -47,10 +47,13 @@ async def _sample() -> dict[str, list[str]]:
     async with FaultyBox() as box:
         stage = await Stage.open(box, WITHIN_SECONDS)
         for sample in (None, *SAMPLE):
-            point = find(box, passed, *sample) if sample else None
-            outcome = await stage.round(point)
-            for seen in box.seen.values():
-                passed += seen.passed
+            for _ in range(2):  # what runs side by side may come by another way once
+                point = find(box, passed, *sample) if sample else None
+                outcome = await stage.round(point)
+                for seen in box.seen.values():
+                    passed += seen.passed
+                if outcome.hit or point is None:
+                    break
             missed = ["nobody came by"] if point and not outcome.hit else []
             if outcome.wrong or missed:
                 wrong[str(point or "a storm without a death")] = [*missed, *outcome.wrong]

@@ -110,7 +110,6 @@ class LinuxDataplane:
             self.broken(bug)
 
     async def converge(self, network: LogicalNetwork | None, local: LocalState) -> None:
-        self._last = (network, local)
         await self._run(partial(self._converge, network, local))
         self._tell()
         if self._dead:
@@ -170,6 +169,7 @@ class LinuxDataplane:
 
     def _converge(self, network: LogicalNetwork | None, local: LocalState) -> Plan:
         """Answers what had to be done."""
+        self._last = (network, local)  # not before: a look that is under way heals what is in force, no more
         try:
             if network is None and self._network is not None:
                 network = self._network
@@ -375,7 +375,7 @@ class LinuxDataplane:
             await asyncio.sleep(_REFUSED_SECONDS)
             if self.refused and self._last is not None:
                 with contextlib.suppress(Unavailable):  # the next attempt finds out what is there
-                    await self._run(partial(self._converge, *self._last))
+                    await self._run(self._converge_again)
                     self._tell()
 
     def _forget_belief(self) -> None:
@@ -389,8 +389,11 @@ class LinuxDataplane:
         return self._tell()
 
     def _heal(self) -> None:
-        assert self._last is not None
         self._drift.extend(self._settings())
+        self._converge_again()
+
+    def _converge_again(self) -> None:
+        assert self._last is not None
         self._converge(*self._last)
 
     def _settings(self) -> list[str]:
