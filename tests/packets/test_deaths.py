@@ -1,4 +1,4 @@
-"""What does a death in the middle of one write leave behind? All of it or nothing, and no stranger of our own making."""
+"""What does a death in the middle of one write leave? All of it or nothing, and no stranger of our own making."""
 
 from __future__ import annotations
 
