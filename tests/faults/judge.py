@@ -89,11 +89,11 @@ def _kernel(storm: Storm) -> list[str]:
     routes = [route["dst"] for route in json.loads(cell.run("ip", "-j", "-4", "route", "show", "table", "7712"))]
     devices = [link["ifname"] for link in json.loads(cell.run("ip", "-j", "link")) if link["ifname"].startswith("cf-")]
     table = cell.run("nft", "-s", "list", "table", "inet", "cfbridge")
-    named = {*_POOLS.findall(table)} - {VM_ADDRESS, _VM_ROUTER}
+    named = {*_POOLS.findall(table)} - {*storm.machines, _VM_ROUTER}
     tracked = {*_POOLS.findall(cell.run("conntrack", "-L"))}
     former = {each.address for each in storm.left.values()} - {each.address for each in living.values()}
     return [
-        *_difference("routes", routes, [*addresses, VM_ADDRESS]),
+        *_difference("routes", routes, [*addresses, *storm.machines]),
         *_difference("links", devices, map(device_name, living)),
         *_difference("addresses in our table", named, addresses),
         *([f"connections of former holders are tracked: {sorted(tracked & former)[:3]}"] if tracked & former else []),

@@ -99,10 +99,23 @@ _SEAMS = {
     "garden_plugin/cell/attach.py": ("_libc.mount", "_libc.umount2", "path.touch", "path.unlink"),
     "garden_plugin/cell/spool.py": ("os.replace", "beside.write_bytes", "path.unlink", "unlink"),
     "garden_plugin/cell/records.py": ("write_whole", "unlink", "path.replace"),
-    "garden_plugin/cell/sysctls.py": ("open",),
     "cfbridge/store/store.py": ("connection.execute",),
 }
 """Calls that change something outside the process, or lead straight to one: by file, as they are written there."""
+
+
+ELSEWHERE = {
+    "garden_plugin/cell/plug.py: _plug: netlink.exchange": "a handle that comes back in another namespace",
+    "garden_plugin/cell/attach.py: Namespaces._mount: path.unlink": "a kernel that does not mount",
+    "garden_plugin/cell/records.py: Records.__init__: path.replace": "a damaged record",
+    "garden_plugin/cell/spool.py: remove_halves: path.unlink": "met on the way back from a half-written file",
+    "cfbridge/store/store.py: Store.settings: connection.execute": "asked by nobody in a storm",
+    "cfbridge/store/store.py: Store.set: connection.execute": "a store that was away",
+    "cfbridge/store/store.py: Store.confirm: connection.execute": "a withdrawal that is held",
+    "cfbridge/store/store.py: _write: connection.execute": "rows that rested, and go or change hands",
+    "cfbridge/store/store.py: _migrate: connection.execute": "PostgreSQL's lock",
+}
+"""What no storm need come by, and what it would take."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"NOT HIT {point.id}  {point}", file=sys.stderr)
     sites = tally.never_reached() if not named and not asked.only else []
     for site in sites:
-        print(f"NEVER REACHED {site}", file=sys.stderr)
+        print(f"NEVER REACHED {site}  ({points.ELSEWHERE.get(str(site), 'no reason is known')})", file=sys.stderr)
     if asked.json:
         print(
             json.dumps(
@@ -215,4 +215,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     else:
         print(tally.line())
-    return 1 if tally.failed or (named and not tally.hit) else 0
+    unhit = not tally.hit if named else tally.missed() and not tally.left
+    return 1 if tally.failed or unhit else 0

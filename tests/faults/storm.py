@@ -1,8 +1,8 @@
 """What is going on when a process dies? A foundation in a box whose daemons may die anywhere, and 32 `up`s at once.
 
 steady     a client with streams to and from its server; a stranger whose refused datagrams come 1,000 times a second
-a storm    32 `up`s, the `down`s of the storm before, policies that come and go, rules and an org's mode that change,
-           more ports and rules for containers that have just come up; and in some, somebody takes away our table
+a storm    32 `up`s, the `down`s of the storm before, policies and a VM that come and go, rules and an org's mode that
+           change, more ports and rules for containers that have just come up; in some, somebody deletes our table
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import yaml
 
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
-from cfbridge.demo.installation import INTENT
+from cfbridge.demo.installation import INTENT, VM_ADDRESS
 from cfbridge.simulator.garden import Container, ContainerSpec, GardenError, diego_spec, health_check_spec
 from tests.faults.launcher import Arm
 from tests.faults.points import ROLES, STARTING, Seen
@@ -30,6 +30,7 @@ UPS = 32
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Between attempts of who was refused: Diego is slower, and 32 that ask all the time would be a load of their own."""
+SECOND_VM = "10.243.200.12"
 LEASE_REST_SECONDS = 20.0
 """Short, so that addresses come round and are given a second time while we look."""
 LOOK_SECONDS = 1.0
@@ -88,6 +89,8 @@ class Steady:
             await box.push(org, "dev", app)
         await known_app(box, "globex", "dev", "visitor")
         await box.push("initech", "dev", "third")
+        router = VM_ADDRESS.rpartition(".")[0] + ".1"
+        await asyncio.to_thread(box.lab.vm, "vm2", "tap-db2", f"{SECOND_VM}/24", router)
         client, server, fencer, stranger = map(box.instance, ("client", "server", "fencer", "stranger"))
         await box.add_policy("client", "server")
         await box.add_policy("fencer", "server", "udp", "5000")
@@ -131,6 +134,11 @@ class Storm:
     @property
     def box(self) -> FaultyBox:
         return self.steady.box
+
+    @property
+    def machines(self) -> set[str]:
+        """Addresses of VMs: one stays, one comes and goes."""
+        return {VM_ADDRESS, SECOND_VM} if self.number % 2 else {VM_ADDRESS}
 
     async def run(self) -> None:
         """Until everything was answered; what failed was tried again."""
@@ -203,20 +211,26 @@ class Storm:
         if self.flush:
             await asyncio.to_thread(box.lab.cell.run, "nft", "delete", "table", "inet", "cfbridge")
         box.intent = INTENT.replace("tenants:", f"tenants:\n  initech: {{mode: {'nat' if odd else 'shared'}}}")
-        box.add_rules(_RULES.format(port=7000 + odd, more=", 198.51.100.7" * odd))
+        box.add_rules(_MACHINE * odd + _RULES.format(port=7000 + odd, more=", 198.51.100.7" * odd))
         comes, goes = self._pair
         await box.add_policy(comes, "server", ports="8081")
         await box.remove_policy(goes, "server", ports="8081")
         await (box.add_policy if odd else box.remove_policy)("client", "server", "udp", "5000")
 
     async def changed(self, seconds: float) -> None:
-        """The policy that came is in force; the one that went is not, nor is what it admitted."""
+        """The policy that came is in force; the one that went is not, and the stream that it admitted has ended."""
         comes, goes = (getattr(self.steady, name) for name in self._pair)
-        server = self.steady.server
-        await becomes("open", lambda: tcp(self.box, comes, server, 8081), seconds)
-        await becomes("refused", lambda: tcp(self.box, goes, server, 8081), seconds)
+        box, server = self.box, self.steady.server
+        await becomes("open", lambda: tcp(box, comes, server, 8081), seconds)
+        await becomes("refused", lambda: tcp(box, goes, server, 8081), seconds)
+        if self.number > 1:
+            assert await box.until_cut(goes, f"of storm {self.number - 1}", seconds), (
+                "what a policy admitted outlives it"
+            )
+            await asyncio.to_thread(box.probe(goes).close_stream, f"of storm {self.number - 1}")
+        await box.open_stream(comes, f"of storm {self.number}", server.address, 8081)
         datagrams = "open" if self.number % 2 else "refused"
-        await becomes(datagrams, lambda: udp(self.box, self.steady.client, server), seconds)
+        await becomes(datagrams, lambda: udp(box, self.steady.client, server), seconds)
 
     async def visit(self) -> None:
         """One of the new containers talks to the server, so that there is a connection for its `down` to forget."""
@@ -234,6 +248,7 @@ class Storm:
 
 
 _OUT = {"protocol": 1, "networks": [{"start": "192.0.2.9", "end": "192.0.2.9"}], "ports": [{"start": 443, "end": 443}]}
+_MACHINE = f"  db-2: {{org: acme, addresses: [{SECOND_VM}], port: tap-db2}}\n"
 _RULES = """
 groups:
   outside: ["192.0.2.77"{more}]
