@@ -146,6 +146,6 @@ class Logs:
                 if "exception" in entry or entry.get("event") == "bug":
                     found.append(f"the {role} met a bug: {line[:300]}")
                 elif entry.get("event") == "drift" and not adopting:
-                    found.append(f"the {role} found what it did not believe: {entry['what'][:300]}")
+                    found.append(f"the {role} found what it did not believe: {str(entry.get('what'))[:300]}")
         self.forget()
         return found

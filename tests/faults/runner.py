@@ -139,7 +139,7 @@ class Run:
             self._todo.append((point, attempts + 1))
         if outcome.wrong:
             tally.failed[again] = "; ".join(outcome.wrong)
-            self._say(f"FAILED --point {again}\n  {point or 'nobody was armed'}")
+            self._say(f"FAILED --seed {self._seed} --point {again}\n  {point or 'nobody was armed'}")
             for each in outcome.wrong:
                 self._say(f"  {each}")
             self._say(f"  logs: {self._keep_logs(stage, again)}")
