@@ -113,8 +113,8 @@ class Stage:
                     if isinstance(bug, Exception) and not outcome.wrong:
                         raise bug
         for each in ROLES:
-            if self.box.ended(each) is not None:
-                outcome.wrong.append(f"the {each} ended by itself: {self.box.ended(each)}")
+            if self.box.ended().get(each) is not None:
+                outcome.wrong.append(f"the {each} ended by itself: {self.box.ended().get(each)}")
             self.box.seen[each].read()
         outcome.wrong += self.logs.wrong()
         outcome.hit = target is not None and target.name in self.box.seen[role].died_at
@@ -149,7 +149,7 @@ class _Deaths:
 
     async def watch(self) -> None:
         while True:
-            if (status := self._box.ended(self._role)) is not None:
+            if (status := self._box.ended().get(self._role)) is not None:
                 if status != -signal.SIGKILL:
                     self._outcome.wrong.append(f"the {self._role} ended with {status}")
                 self._box.arm(self._role, self._again.pop(0) if len(self._again) > 1 else self._again[0])
