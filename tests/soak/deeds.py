@@ -37,8 +37,8 @@ WEIGHTS = {
     "push": 8,
     "scale": 12,
     "delete": 5,
-    "add_policy": 22,
-    "remove_policy": 20,
+    "add_policy": 28,
+    "remove_policy": 18,
     "bind_asg": 6,
     "unbind_asg": 5,
     "add_order": 5,
@@ -195,7 +195,7 @@ class Deeds:
 
     def _remove_policy(self) -> bool:
         rows = self._policies()
-        if len(rows) <= self.policies_wanted * 3 // 4:
+        if len(rows) <= self.policies_wanted // 2:
             return False
         used = [row for row in rows if (row.key.source, row.key.destination) in self.used()]
         return bool(self._state.policies.delete([self.rng.choice(used or rows).key]))

@@ -172,7 +172,8 @@ class Disturbances:
                 answer = ""
             return healthy.format(address=end.address) in answer or handle not in self.population.serving()
 
-        with self.judge.truth.closure(end.address if " link " in harm else ""):
+        whole = harm in ("nft flush ruleset", "nft delete table inet cfbridge")
+        with self.judge.truth.closure(end.address if " link " in harm else "", untranslated=whole):
             began = time.monotonic()
             try:
                 await asyncio.to_thread(run, *told(harm))

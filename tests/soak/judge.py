@@ -22,6 +22,8 @@ SHOWN = 20
 class Judge:
     truth: Truth
     clock: Callable[[], float] = time.monotonic
+    say: Callable[[str], None] = lambda line: None
+    """Told of each fault at once."""
     counts: Counter[str] = field(default_factory=Counter)
     """wrongly_passed, wrongly_cut, wrongly_refused, judged, in_flight; and by kind, e.g. `datagram refused`."""
     said: list[str] = field(default_factory=list)
@@ -32,6 +34,7 @@ class Judge:
         if len(self.said) < SHOWN or self.counts[kind] <= 3:
             standing = f" during {', '.join(self.truth.disturbed)}" if self.truth.disturbed else ""
             self.said.append(f"{self.clock() - self.began:.1f} s: {kind}: {what}{standing}")
+            self.say(self.said[-1])
 
     def passed(self, kind: str, way: Way, since: float, until: float) -> bool:
         """Something went through. Whether that may be."""
@@ -58,7 +61,7 @@ class Judge:
 
     def cut(self, way: Way, since: float, until: float, how: str) -> bool:
         """A stream ended that neither end wanted to end; its last line came at `since`. Whether that was right."""
-        if self.truth.answers(way, since, until) != {True} or self.truth.was_unplugged(way, since, until):
+        if self.truth.answers(way, since, until) != {True} or self.truth.may_end(way, since, until):
             return True
         self.fault("wrongly_cut", f"stream {way}: {how}, {until - since:.2f} s after its last line")
         return False

@@ -115,15 +115,23 @@ def surplus(seen: Seen, there: Required) -> list[str]:
 
 
 def left_over(before: Seen, after: Seen) -> list[str]:
+    """Subnets that orgs hold for good are none; nor is another set of the cell's own addresses, which has its name by
+    what they were when the agent started."""
     found = [f"chain {name}" for name in after.chains - before.chains]
     for name, elements in after.sets.items():
         news = set(elements) - set(before.sets.get(name, ()))
+        if name in _OF_PREFIXES or (name.startswith("g_") and elements and not any(map(_of_workload, elements))):
+            continue
         if name not in before.sets:
             found.append(f"set {name}")
         found += [f"element {element} of {name}" for element in news]
     for kind in ("links", "routes", "mounts", "files", "leases", "connections"):
         found += [f"{kind}: {each}" for each in getattr(after, kind) - getattr(before, kind)]
     return sorted(found)
+
+
+def _of_workload(element: str) -> bool:
+    return not _SPAN.search(element) and bool(set(_pooled(element)) - _ALWAYS)
 
 
 _SPAN = re.compile(r'"(prefix|range)"')

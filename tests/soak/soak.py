@@ -81,7 +81,7 @@ class Soak:
         vm = population.machine(orgs[population.MACHINE_ORG].guid)
         cell = (lab.CELL, lab.DNS)
         self.truth = Truth(SETTLE_SECONDS, pools=POOLS, cell_addresses=cell, platform=platform(POOLS), bystanders=(vm,))
-        self.judge = Judge(self.truth)
+        self.judge = Judge(self.truth, say=say)
         self.people = Population(box, self.truth, vm)
         self.places = Places()
         self.deeds = Deeds(self.people, random.Random(f"{plan.seed} deeds"), plan.containers, plan.policies)

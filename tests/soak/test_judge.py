@@ -172,6 +172,18 @@ def test_a_stream_comes_through_a_flush_and_may_end_where_its_link_was_taken(wor
         assert not world.judge.cut(WAY, last, world.later(1), "nothing comes")
 
 
+def test_a_stream_that_is_translated_may_end_with_the_whole_table(world: World):
+    mapped = replace(WAY, source=End("192.0.2.20"), by=("192.0.2.10", 61001))
+    last = world.clock.now
+    with world.truth.closure():
+        assert not world.judge.cut(mapped, last, world.later(1), "reset")
+    last = world.later(10)
+    with world.truth.closure(untranslated=True):
+        assert world.judge.cut(mapped, last, world.later(1), "reset")
+        assert world.truth.may_end(OUT, last, world.clock.now)
+        assert not world.truth.may_end(WAY, last, world.clock.now)
+
+
 def test_a_stream_that_was_cut_when_its_policy_went_is_right(world: World):
     world.truth.note("policies", POLICY)
     last = world.later(10)
@@ -207,9 +219,16 @@ def test_what_belongs_to_nobody_who_is_there_is_a_leak():
 
 def test_what_is_there_at_the_end_and_was_not_at_the_start_is_a_leak():
     before = Seen(sets={"live": ('"0x1"',)}, chains=frozenset(("tier0",)))
-    after = Seen(sets={"live": ('"0x1"', '"0x2"'), "g_h4": ()}, chains=frozenset(("tier0", "p_1")))
+    sets = {"live": ('"0x1"', '"0x2"'), "g_1_h4": (), "g_2_h4": ('"10.240.0.4"',), "g_3_h4": ('"192.0.2.10"',)}
+    after = Seen(sets=sets, chains=frozenset(("tier0", "p_1")))
     assert leaks.left_over(before, before) == []
-    assert leaks.left_over(before, after) == ["chain p_1", 'element "0x2" of live', "set g_h4"]
+    assert leaks.left_over(before, after) == [
+        "chain p_1",
+        'element "0x2" of live',
+        'element "10.240.0.4" of g_2_h4',
+        "set g_1_h4",
+        "set g_2_h4",
+    ]
 
 
 def test_a_process_is_as_large_as_its_median_of_the_first_and_the_last_third():

@@ -115,6 +115,7 @@ class Version:
 class Closure:
     begins: float
     unplugged: str
+    untranslated: bool
     ends: float = float("inf")
 
 
@@ -189,10 +190,11 @@ class Truth:
                 self._quiet_since = self._clock()
 
     @contextmanager
-    def closure(self, unplugged: str = "") -> Iterator[None]:
+    def closure(self, unplugged: str = "", untranslated: bool = False) -> Iterator[None]:
         """Meanwhile what is allowed may fail: somebody took from us what carries it. What is refused stays so, and live
-        streams come through it, but those of the address whose link was taken."""
-        span = Closure(self._clock(), unplugged)
+        streams come through it, but those of the address whose link was taken, and with the whole table those that are
+        translated: without a NAT chain the kernel translates nothing, and the cell itself answers them with a reset."""
+        span = Closure(self._clock(), unplugged, untranslated)
         self._closed.append(span)
         try:
             yield
@@ -240,9 +242,16 @@ class Truth:
     def was_closed(self, since: float, until: float) -> bool:
         return any(span.begins <= until and since <= span.ends for span in self._closed)
 
-    def was_unplugged(self, way: Way, since: float, until: float) -> bool:
+    def may_end(self, way: Way, since: float, until: float) -> bool:
+        """Whether somebody took from a stream what it can not do without."""
         addresses = (way.source.address, way.destination.address)
-        return any(span.begins <= until and since <= span.ends and span.unplugged in addresses for span in self._closed)
+        translated = way.by is not None or way.destination.workload is None
+        return any(
+            span.begins <= until
+            and since <= span.ends
+            and (span.unplugged in addresses or (span.untranslated and translated))
+            for span in self._closed
+        )
 
     def _counted(self, part: str, since: float, until: float) -> list[Version]:
         versions = self._parts[part]
