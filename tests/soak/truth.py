@@ -70,6 +70,10 @@ class Way:
     to_cell: bool = False
     """The cell itself receives it: without our table nobody keeps it from that (decisions 4)."""
 
+    def __hash__(self) -> int:
+        """It is asked for thousands of times a second; who the ends are need not be in it."""
+        return hash((self.source.address, self.destination.address, self.protocol, self.port, self.by))
+
     @property
     def dialled(self) -> tuple[str, int]:
         return self.by or (self.destination.address, self.port)
@@ -144,6 +148,7 @@ class Truth:
         """`settle`: by part, how long after a change the old may still be met. `bystanders`: machines, always there."""
         self._settle = settle
         self._pools = tuple(pools)
+        self._networks = tuple(map(ipaddress.ip_network, pools))
         self._cell = tuple(cell_addresses)
         self._platform = tuple(platform)
         self._bystanders = tuple(bystanders)
@@ -225,10 +230,13 @@ class Truth:
         """Whether it passes, by everything that counted at some moment from `since` to `until`."""
         if way.source.isolated or way.destination.isolated:
             return frozenset((False,))
-        counted = [self._counted(part, since, until) for part in PARTS]
+        policies, groups, orders, names = (self._counted(part, since, until) for part in PARTS)
+        if self._pooled(way.destination.address):  # a security group opens nothing there: one is as good as all
+            groups = groups[-1:]
+        between = dict.fromkeys(self._between(way, version) for version in policies)
         found: set[bool] = set()
-        for policies, groups, orders, names in itertools.product(*counted):
-            found.add(self._verdict(way, policies, groups, orders, names))
+        for each in itertools.product(between, groups, orders, names):
+            found.add(self._verdict(way, *each))
             if len(found) == 2:
                 break
         if way.to_cell and self.was_closed(since, until):
@@ -263,15 +271,27 @@ class Truth:
                 counted.append(version)
         return counted
 
-    def _verdict(self, way: Way, policies: Version, groups: Version, orders: Version, names: Version) -> bool:
+    def _pooled(self, address: str) -> bool:
+        found = ipaddress.ip_address(address)
+        return any(found in network for network in self._networks)
+
+    @staticmethod
+    def _between(way: Way, policies: Version) -> tuple[CfPolicy, ...]:
+        """The policies that concern it: all others change nothing."""
         sender, receiver = way.source.workload, way.destination.workload
-        there = tuple(end for end in (sender, receiver) if end is not None and end not in self._bystanders)
-        between = ()
-        if sender is not None and receiver is not None and sender.app and receiver.app:
-            between = policies.content.get((sender.app, receiver.app), ())
+        if sender is None or receiver is None or not (sender.app and receiver.app):
+            return ()
+        found: tuple[CfPolicy, ...] = policies.content.get((sender.app, receiver.app), ())
+        return found
+
+    def _verdict(
+        self, way: Way, between: tuple[CfPolicy, ...], groups: Version, orders: Version, names: Version
+    ) -> bool:
         key = (way, between, groups.number, orders.number, names.number)
         known = self._judged.get(key)
         if known is None:
+            sender, receiver = way.source.workload, way.destination.workload
+            there = tuple(end for end in (sender, receiver) if end is not None and end not in self._bystanders)
             rules, named = self._resolved(orders, names)
             world = World(
                 workloads=(*there, *self._bystanders),
