@@ -146,6 +146,7 @@ async def played(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIte
     b, c = cell.container("b", B, B6), cell.container("c", C, C6)
     cell.vm("vm1", f"{VM}/24", "10.30.0.1")
     b.listen("tcp", 8080)
+    b.listen("udp", 5000)  # it answers: only then is what slipped in a connection that has to be cut
     a.listen("tcp", 8080)
     cell.policy("a", "b", 8080)
     cell.policy("a", "b", 9000, 9010)
