@@ -107,7 +107,7 @@ class Stage:
         except (TimeoutError, AssertionError, GardenError, ProbeFailed) as failed:
             outcome.wrong += [*storm.faults, *f"{failed} {getattr(failed, 'stderr', '')}"[:500].splitlines()]
         finally:
-            for task in filter(None, (watching, deaths.recovering)):
+            for task in (*([watching] if watching else []), *deaths.recoveries):
                 task.cancel()
                 for bug in await asyncio.gather(task, return_exceptions=True):
                     if isinstance(bug, Exception) and not outcome.wrong:
@@ -145,7 +145,7 @@ class _Deaths:
         self._way = way
         self.died_at = 0.0
         self.recovered_seconds = 0.0
-        self.recovering: asyncio.Task[None] | None = None
+        self.recoveries: list[asyncio.Task[None]] = []
 
     async def watch(self) -> None:
         while True:
@@ -157,30 +157,38 @@ class _Deaths:
                     self._box.lose_store()
                 self._box.start_again(self._role)
                 self.died_at = time.monotonic()
-                if self.recovering is not None:
-                    self.recovering.cancel()
-                self.recovering = asyncio.create_task(self._recover())
+                self.recoveries.append(asyncio.create_task(self._recover(self.died_at)))
                 if not self._way.flush and not await self._stage.steady.streams_live():
                     self._outcome.wrong.append("a stream stood still while nobody was there")
             await asyncio.sleep(POLL_SECONDS)
 
     async def over(self) -> bool:
-        if self.recovering is None or not self.recovering.done():
-            return self.recovering is None
-        self.recovering.result()  # raises what kept it from that
+        if not all(task.done() for task in self.recoveries):
+            return False
+        for task in self.recoveries:
+            task.result()  # raises what kept it from that
         return True
 
     async def why(self) -> str:
         return await verdict(self._box)
 
-    async def _recover(self) -> None:
+    async def _recover(self, died_at: float) -> None:
+        """Never cancelled half-way: its container would be nobody's. Whose daemon dies again leaves it to the next."""
         while not (await self._agreed() and await verdict(self._box) == "ok"):
             await asyncio.sleep(0.2)
+        if died_at != self.died_at:
+            return
         agreed, guardian = time.monotonic(), self._box.diego.guardian
-        fresh = await start(self._box, spec(self._box, "fresh"))
+        try:
+            fresh = await start(self._box, spec(self._box, "fresh"))
+        except GardenError:
+            if died_at != self.died_at:
+                return
+            raise
         # Without what the kernel needs for a namespace, while it clears away those of whole storms.
         answered = next(call.seconds for call in guardian.calls if (call.action, call.handle) == ("up", fresh.handle))
-        self.recovered_seconds = agreed - self.died_at + answered
+        if died_at == self.died_at:
+            self.recovered_seconds = agreed - died_at + answered
         await guardian.destroy(fresh.handle)
 
     async def _agreed(self) -> bool:

@@ -31,8 +31,8 @@ PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 """Between attempts of who was refused: Diego is slower, and 32 that ask all the time would be a load of their own."""
 SECOND_VM = "10.243.200.12"
-LEASE_REST_SECONDS = 20.0
-"""Short, so that addresses come round and are given a second time while we look."""
+REST_SECONDS = 20.0
+"""Short, so that addresses and mapped ports come round and are given a second time while we look."""
 LOOK_SECONDS = 1.0
 """Between the agent's whole looks: what is not as it believes, it finds, and its log says so."""
 
@@ -43,7 +43,7 @@ class FaultyBox(Box):
 
     def __post_init__(self) -> None:
         self.program = (sys.executable, "-m", "tests.faults.launcher")
-        self.settings = {**self.settings, "defaults": {"lease_rest_seconds": LEASE_REST_SECONDS}}
+        self.settings = {**self.settings, "defaults": {"lease_rest_seconds": REST_SECONDS}}
 
     def _write_configs(self) -> None:
         super()._write_configs()
@@ -52,7 +52,8 @@ class FaultyBox(Box):
         for role in ROLES:
             self.arm(role, Arm(STARTING))
         path = self.directory / "agent.yaml"
-        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "resync_seconds": LOOK_SECONDS}))
+        told = {"resync_seconds": LOOK_SECONDS, "mapped_port_rest_seconds": REST_SECONDS}
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **told}))
 
     def arm(self, role: str, arm: Arm) -> None:
         arm.write(self.directory / "faults" / f"{role}.arm")
