@@ -214,6 +214,8 @@ async def test_a_write_given_up_in_any_moment_keeps_nobody_from_writing(tmp_path
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
             await store.close()
+        mine = asyncio.current_task()
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task is not mine))  # connections that close yet
     finally:
         gc.enable()
 
