@@ -15,6 +15,7 @@ from tests.soak.soak import Plan, Report, soaked
 
 JUDGED_SHARE = 0.5
 """A soak that judges less than this of what it sent has proven nothing."""
+LATE_SHARE = 0.1
 WRONG = ("wrongly_passed", "wrongly_cut", "wrongly_refused", "not_recovered", "not_healed", "ended")
 MEMORY_MINUTES = 9.0
 """Shorter runs are over before a process has found its size."""
@@ -43,6 +44,8 @@ def failures(report: Report) -> list[str]:
     judged, unjudged = counts.get("judged", 0), counts.get("in_flight", 0)
     if judged < JUDGED_SHARE * (judged + unjudged) or not judged:
         found.append(f"too little was judged: {judged} of {judged + unjudged} probes")
+    if (late := report.figures.get("late_seconds", 0)) > LATE_SHARE * report.plan.seconds:
+        found.append(f"the soak itself was late for {late} s: this machine is too busy to judge by")
     if report.plan.memory_judged:
         for name, seen in report.figures.get("memory", {}).items():
             if seen["growth"] > GROWTH_ALLOWED:

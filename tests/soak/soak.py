@@ -43,6 +43,8 @@ GONE_SECONDS = 150.0
 DEADLY_SHARE = 0.6
 """Of the time: later nobody dies, so that the last third shows grown processes."""
 SAMPLE_SECONDS = 5.0
+TICK_SECONDS, LATE_SECONDS = 0.3, 1.0
+"""A loop that is later than that excuses what it did not hear in time; how long it was late is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Soak:
         self.report = Report(plan, self.judge)
         self._holds, self._holding = contextlib.ExitStack(), False
         self._connects = 0
+        self._slept = 0.0
         self._before = Seen()
         self._held_before: dict[str, dict[str, int]] = {}
 
@@ -134,7 +137,14 @@ class Soak:
         """Everything at once, with quiet moments."""
         began = time.monotonic()
         ends = began + seconds
-        helpers = [self._ticking(), self._sampling(), self.flows.run(), self._streaming(), self._connecting()]
+        helpers = [
+            self._ticking(),
+            self._staying_awake(),
+            self._sampling(),
+            self.flows.run(),
+            self._streaming(),
+            self._connecting(),
+        ]
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(each) for each in helpers]
             while time.monotonic() < ends:
@@ -215,7 +225,16 @@ class Soak:
                 self.truth.tick(asked_at)
             self.flows.forget(self.people.gone)
             self._see_who_ended()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _staying_awake(self) -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(TICK_SECONDS)
+            late = time.monotonic() - began - TICK_SECONDS
+            if late > LATE_SECONDS:
+                self.truth.slept(began, time.monotonic() + LATE_SECONDS)
+                self._slept += late
 
     def _held_back(self, held: bool) -> None:
         """While a withdrawal is held back, what was withdrawn and what was before it both count."""
@@ -306,6 +325,7 @@ class Soak:
             "ups": sum(call.action == "up" for call in calls),
             "ups_failed": sum(call.action == "up" and call.status != 0 for call in calls),
             "downs_failed": sum(call.action == "down" and call.status != 0 for call in calls),
+            "late_seconds": round(self._slept, 1),
             "datagrams": self.flows.sent,
             "datagrams_arrived": self.flows.arrived,
             "connects": self._connects,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from egress.values import unqualify
-from tests.soak.judge import Judge
+from tests.soak.judge import SILENT, Judge
 from tests.soak.places import Places
 from tests.soak.truth import Way
 
@@ -130,7 +130,7 @@ class Streams:
                     if answers == {False} and now - last > 2 * MARGIN_SECONDS:
                         break
                     if now - last > self._patience(last, now):
-                        how = "nothing comes"
+                        how = SILENT
                 if not self.stands(way):
                     return
         finally:

@@ -23,8 +23,10 @@ from policy_sync import translate, verdict
 from policy_sync.model import (
     ANY,
     Action,
+    Asg,
     CfPolicy,
     Group,
+    Lifecycle,
     Packet,
     Protocol,
     Rule,
@@ -69,10 +71,6 @@ class Way:
     """The mapped port that it comes by: address and port."""
     to_cell: bool = False
     """The cell itself receives it: without our table nobody keeps it from that (decisions 4)."""
-
-    def __hash__(self) -> int:
-        """It is asked for thousands of times a second; who the ends are need not be in it."""
-        return hash((self.source.address, self.destination.address, self.protocol, self.port, self.by))
 
     @property
     def dialled(self) -> tuple[str, int]:
@@ -121,6 +119,7 @@ class Closure:
     unplugged: str
     untranslated: bool
     ends: float = float("inf")
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +129,7 @@ class Names:
     ids: Mapping[str, QualifiedId] = field(default_factory=dict)
 
 
+Ruling = tuple[tuple[Rule, ...], tuple[Group, ...]]
 Policies = Mapping[tuple[QualifiedId, QualifiedId], tuple[CfPolicy, ...]]
 _FIRST: Mapping[str, Any] = {"policies": {}, "groups": (), "orders": Orders(), "names": Names()}
 
@@ -148,7 +148,6 @@ class Truth:
         """`settle`: by part, how long after a change the old may still be met. `bystanders`: machines, always there."""
         self._settle = settle
         self._pools = tuple(pools)
-        self._networks = tuple(map(ipaddress.ip_network, pools))
         self._cell = tuple(cell_addresses)
         self._platform = tuple(platform)
         self._bystanders = tuple(bystanders)
@@ -160,7 +159,11 @@ class Truth:
         self._quiet_since: float | None = now
         self._closed: list[Closure] = []
         self._judged: dict[tuple[object, ...], bool] = {}
-        self._rules: dict[tuple[int, int], tuple[tuple[Rule, ...], tuple[Group, ...]]] = {}
+        self._bound: dict[tuple[object, ...], tuple[Asg, ...]] = {}
+        self._rulings: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
+        self._resolutions: dict[tuple[int, int], int] = {}
+        self._rulesets: dict[Ruling, int] = {}
+        self._by_number: dict[int, Ruling] = {}
         self.changes = 0
 
     # ---- what happens
@@ -219,10 +222,9 @@ class Truth:
             while len(versions) > 1 and versions[1].due is not None and versions[1].due < now - KEPT_SECONDS:
                 del versions[0]
         self._closed = [span for span in self._closed if span.ends > now - KEPT_SECONDS]
-        if len(self._judged) > 200_000:
-            self._judged.clear()
-        if len(self._rules) > 1000:
-            self._rules.clear()
+        for known in (self._judged, self._bound, self._rulings):
+            if len(known) > 100_000:
+                known.clear()
 
     # ---- what was right
 
@@ -230,22 +232,27 @@ class Truth:
         """Whether it passes, by everything that counted at some moment from `since` to `until`."""
         if way.source.isolated or way.destination.isolated:
             return frozenset((False,))
-        policies, groups, orders, names = (self._counted(part, since, until) for part in PARTS)
-        if self._pooled(way.destination.address):  # a security group opens nothing there: one is as good as all
-            groups = groups[-1:]
-        between = dict.fromkeys(self._between(way, version) for version in policies)
         found: set[bool] = set()
-        for each in itertools.product(between, groups, orders, names):
-            found.add(self._verdict(way, *each))
+        for meeting in itertools.product(
+            self._between(way, since, until), self._outward(way, since, until), self._ruled(since, until)
+        ):
+            found.add(self._verdict(way, *meeting))
             if len(found) == 2:
                 break
-        if way.to_cell and self.was_closed(since, until):
+        if way.to_cell and any(not s.asleep and s.begins <= until and since <= s.ends for s in self._closed):
             found.add(True)
         return frozenset(found)
 
     def allowed_now(self, way: Way) -> bool:
         now = self._clock()
         return self.answers(way, now, now) == {True}
+
+    def slept(self, since: float, until: float) -> None:
+        """The soak itself did nothing in that time: what did not come may have come."""
+        self._closed.append(Closure(since, "", False, until, asleep=True))
+
+    def was_asleep(self, since: float, until: float) -> bool:
+        return any(span.asleep and span.begins <= until and since <= span.ends for span in self._closed)
 
     def was_closed(self, since: float, until: float) -> bool:
         return any(span.begins <= until and since <= span.ends for span in self._closed)
@@ -263,42 +270,66 @@ class Truth:
 
     def _counted(self, part: str, since: float, until: float) -> list[Version]:
         versions = self._parts[part]
-        counted = []
-        for number, version in enumerate(versions):
-            later = versions[number + 1 :]
-            over = any(each.due is not None and each.due <= since for each in later)
-            if version.began <= until and not over:
-                counted.append(version)
-        return counted
+        first = max(number for number, each in enumerate(versions) if number == 0 or _is_due(each, since))
+        return [version for version in versions[first:] if version.began <= until]
 
-    def _pooled(self, address: str) -> bool:
-        found = ipaddress.ip_address(address)
-        return any(found in network for network in self._networks)
+    # Most changes do not concern most ways: of each part, what differs for this one.
 
-    @staticmethod
-    def _between(way: Way, policies: Version) -> tuple[CfPolicy, ...]:
-        """The policies that concern it: all others change nothing."""
+    def _between(self, way: Way, since: float, until: float) -> set[tuple[CfPolicy, ...]]:
         sender, receiver = way.source.workload, way.destination.workload
-        if sender is None or receiver is None or not (sender.app and receiver.app):
-            return ()
-        found: tuple[CfPolicy, ...] = policies.content.get((sender.app, receiver.app), ())
-        return found
+        if sender is None or receiver is None or not sender.app or not receiver.app:
+            return {()}
+        pair = sender.app, receiver.app
+        return {version.content.get(pair, ()) for version in self._counted("policies", since, until)}
 
-    def _verdict(
-        self, way: Way, between: tuple[CfPolicy, ...], groups: Version, orders: Version, names: Version
-    ) -> bool:
-        key = (way, between, groups.number, orders.number, names.number)
+    def _outward(self, way: Way, since: float, until: float) -> set[tuple[Asg, ...]]:
+        sender = way.source.workload
+        if sender is None or way.destination.workload is not None:
+            return {()}
+        bound: set[tuple[Asg, ...]] = set()
+        for version in self._counted("groups", since, until):
+            key = (version.number, sender.space, sender.lifecycle)
+            if key not in self._bound:
+                self._bound[key] = tuple(group for group in version.content if _is_bound(group, sender))
+            bound.add(self._bound[key])
+        return bound
+
+    def _ruled(self, since: float, until: float) -> tuple[int, ...]:
+        """Numbers of rulesets: most names are in no rule."""
+        orders, names = (self._counted(part, since, until) for part in ("orders", "names"))
+        key = (orders[0].number, orders[-1].number, names[0].number, names[-1].number)
+        if key not in self._rulings:
+            self._rulings[key] = tuple({self._resolved(*each) for each in itertools.product(orders, names)})
+        return self._rulings[key]
+
+    def _resolved(self, orders: Version, names: Version) -> int:
+        """In each tier in the order of the file."""
+        key = (orders.number, names.number)
+        if key not in self._resolutions:
+            said: Orders = orders.content
+            known = frozenset(name for name, _ in said.groups)
+            rules = tuple(_rule(order, names.content, known) for order in said.rules)
+            groups = tuple(
+                Group(name, tuple(_selector(each, names.content, known) for each in members))
+                for name, members in said.groups
+            )
+            self._resolutions[key] = self._rulesets.setdefault((rules, groups), len(self._rulesets))
+            self._by_number[self._resolutions[key]] = rules, groups
+        return self._resolutions[key]
+
+    def _verdict(self, way: Way, between: tuple[CfPolicy, ...], outward: tuple[Asg, ...], ruling: int) -> bool:
+        key = (way, between, outward, ruling)
         known = self._judged.get(key)
         if known is None:
-            sender, receiver = way.source.workload, way.destination.workload
-            there = tuple(end for end in (sender, receiver) if end is not None and end not in self._bystanders)
-            rules, named = self._resolved(orders, names)
+            rules, groups = self._by_number[ruling]
+            ends = (way.source.workload, way.destination.workload)
+            there = tuple(end for end in ends if end is not None and end not in self._bystanders)
             world = World(
                 workloads=(*there, *self._bystanders),
-                groups=named,
+                groups=groups,
                 rules=(*rules, *self._platform),
                 policies=frozenset(between),
-                asgs=groups.content,
+                asgs=outward,
                 asgs_known=frozenset(("cf",)),
                 container_pools=self._pools,
                 cell_addresses=self._cell,
@@ -309,19 +340,15 @@ class Truth:
             known = self._judged[key] = verdict.verdict(world, packet).allowed
         return known
 
-    def _resolved(self, orders: Version, names: Version) -> tuple[tuple[Rule, ...], tuple[Group, ...]]:
-        """In each tier in the order of the file."""
-        key = (orders.number, names.number)
-        if key not in self._rules:
-            said: Orders = orders.content
-            known = frozenset(name for name, _ in said.groups)
-            rules = tuple(_rule(order, names.content, known) for order in said.rules)
-            groups = tuple(
-                Group(name, tuple(_selector(each, names.content, known) for each in members))
-                for name, members in said.groups
-            )
-            self._rules[key] = rules, groups
-        return self._rules[key]
+
+def _is_due(version: Version, at: float) -> bool:
+    return version.due is not None and version.due <= at
+
+
+def _is_bound(group: Asg, sender: Workload) -> bool:
+    if sender.lifecycle is Lifecycle.STAGING:
+        return group.staging_default or sender.space in group.staging_spaces
+    return group.running_default or sender.space in group.running_spaces
 
 
 def _rule(order: Order, names: Names, groups: frozenset[str]) -> Rule:
