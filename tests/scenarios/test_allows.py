@@ -15,7 +15,7 @@ from cfbridge.demo.diego import Instance
 from cfbridge.simulator import control, lab
 from cfbridge.simulator.policy_table import PolicyKey
 from egress.values import Unavailable
-from tests.scenarios.stage import becomes, known_app, spec, start, status, tcp, udp
+from tests.scenarios.stage import LATE_SECONDS, becomes, known_app, spec, start, status, tcp, udp
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -61,7 +61,7 @@ class Matrix:
         return found
 
     async def holds(self) -> None:
-        await becomes(self.expected(), self.seen, 30)
+        await becomes(self.expected(), self.seen, LATE_SECONDS)
 
 
 def _covers(ports: str, port: str) -> bool:
@@ -94,7 +94,7 @@ async def test_every_allow_passes_and_nothing_else_does_after_a_restart_of(
             matrix.box.start_bridge()
         else:
             matrix.box.start_agent()
-    await becomes(True, partial(_agree, matrix.box), 30)
+    await becomes(True, partial(_agree, matrix.box), LATE_SECONDS)
     assert await matrix.seen() == matrix.expected()
 
 
@@ -203,4 +203,4 @@ async def test_of_two_changes_of_a_security_group_in_one_second_none_is_lost(box
     for port in ("80", "443"):
         await box.bind_asg("hasty", [{"protocol": "tcp", "destination": lab.EXT, "ports": port}], "acme/hasty")
     await becomes("open", partial(tcp, box, hasty, lab.EXT, 443))
-    await becomes("refused", partial(tcp, box, hasty, lab.EXT, 80), 30)
+    await becomes("refused", partial(tcp, box, hasty, lab.EXT, 80), LATE_SECONDS)

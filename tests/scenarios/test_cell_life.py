@@ -22,6 +22,7 @@ from cfbridge.demo.installation import ROOT
 from cfbridge.simulator import lab
 from cfbridge.simulator.garden import GardenError, health_check_spec
 from tests.scenarios.stage import (
+    LATE_SECONDS,
     back,
     becomes,
     known_app,
@@ -155,7 +156,7 @@ async def test_an_up_while_the_store_is_away_fails_and_names_it_and_all_is_well_
         check = await box.diego.guardian.create(health_check_spec("check-storeless"))
         assert check.address
         assert await box.flows(client, "live")
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     assert await leases(box) == before
     another = await start(box, spec(box, "storeless-server"), serve=True)
     assert await tcp(box, client, another) == "open"
@@ -255,7 +256,7 @@ async def test_a_cell_removed_by_hand_gives_its_addresses_back_and_when_it_retur
         assert await box.flows(client, "live"), "the cell itself forwards on"
     finally:
         box.start_agent()
-        await becomes(True, partial(_connected, box), 30)
+        await becomes(True, partial(_connected, box), LATE_SECONDS)
     assert await leases(box) == before
     await becomes("ok", partial(verdict, box))
     assert await box.flows(client, "live")
@@ -341,15 +342,15 @@ async def test_an_address_that_two_hold_after_a_restore_is_an_alarm_and_given_to
     box.add_rules(f"  twin: {{org: acme, addresses: [{client.address}]}}\n")
     try:
         box.start_bridge()
-        await becomes("degraded", partial(verdict, box), 30)
-        await becomes(True, partial(_says, box, client.address), 30)
+        await becomes("degraded", partial(verdict, box), LATE_SECONDS)
+        await becomes(True, partial(_says, box, client.address), LATE_SECONDS)
         rows = [row for row in await box.api("leases") if row["address"] == client.address]
         assert len(rows) == 1
         assert (await start(box, spec(box, "doubled-client"))).address != client.address
     finally:
         box.add_rules("")
-    await becomes(client.handle, partial(_holder, box, client.address), 30)
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes(client.handle, partial(_holder, box, client.address), LATE_SECONDS)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     await becomes("open", partial(tcp, box, client, server))
 
 

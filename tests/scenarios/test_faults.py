@@ -22,7 +22,7 @@ from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT
 from cfbridge.simulator import commands, lab
 from cfbridge.simulator.policy_table import PolicyKey
-from tests.scenarios.stage import becomes, fault, known_app, spec, start, status, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, becomes, fault, known_app, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -69,7 +69,7 @@ async def pair(box: Box) -> Pair:
 @asynccontextmanager
 async def outage(box: Box, service: str, mode: str, *names: str, **more: object) -> AsyncIterator[None]:
     """Begins when the status says that things are stale, and who it was; after it, all is well again."""
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     fault(box, service, mode, **more)
     try:
         await becomes(True, partial(_says, box, "are stale since 20", *names), 60)
@@ -128,7 +128,7 @@ async def test_policies_are_added_while_tokens_end_and_keys_are_rotated(pair: Pa
         await box.add_policy("client", name)
         await becomes("open", partial(tcp, box, pair.client, box.instance(name)))
         await becomes(True, partial(_reads, box, name))
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     await pair.is_as_before()
 
 
@@ -145,22 +145,24 @@ async def test_a_client_certificate_that_is_over_is_named_and_its_successor_need
     box = pair.box
     await _certificates(box, client_seconds=-60)
     try:
-        await becomes(True, partial(_says, box, "our certificate", "'network-policy-client'", "ended at 20"), 30)
+        await becomes(
+            True, partial(_says, box, "our certificate", "'network-policy-client'", "ended at 20"), LATE_SECONDS
+        )
         await pair.is_as_before()
     finally:
         await _certificates(box)
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
 
 
 async def test_a_policy_servers_certificate_that_is_over_is_named_and_withdraws_nothing(pair: Pair) -> None:
     box = pair.box
     await _certificates(box, server_seconds=-60)
     try:
-        await becomes(True, partial(_says, box, "the certificate of 127.0.0.1", "ended at 20"), 30)
+        await becomes(True, partial(_says, box, "the certificate of 127.0.0.1", "ended at 20"), LATE_SECONDS)
         await pair.is_as_before()
     finally:
         await _certificates(box)
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
 
 
 async def test_a_new_authority_of_both_sides_needs_no_restart(pair: Pair) -> None:
@@ -169,7 +171,7 @@ async def test_a_new_authority_of_both_sides_needs_no_restart(pair: Pair) -> Non
     await box.add_policy("client", "server", ports="8081")
     await becomes("open", partial(tcp, box, pair.client, pair.server, 8081))
     await box.remove_policy("client", "server", ports="8081")
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     await pair.is_as_before()
 
 
@@ -197,13 +199,13 @@ async def test_a_policy_added_during_an_outage_is_in_force_after_it(pair: Pair) 
 async def test_changes_that_no_number_tells_of_are_in_force_all_the_same(pair: Pair) -> None:
     """cloud_controller_ng#3479: of two changes in one second the second was lost, for it did not move the timestamp."""
     box = pair.box
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     fault(box, "policy_server_internal", "stale")
     try:
         for port in ("80,443", "80,8080"):
             await box.bind_asg("out", [OUT | {"ports": port}], "acme/dev")
             await becomes("open", partial(tcp, box, pair.client, lab.EXT, int(port.partition(",")[2])))
-        await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 443), 30)
+        await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 443), LATE_SECONDS)
         await box.add_policy("client", "server", ports="8081")
         await becomes("open", partial(tcp, box, pair.client, pair.server, 8081))
         await box.remove_policy("client", "server", ports="8081")
@@ -211,13 +213,13 @@ async def test_changes_that_no_number_tells_of_are_in_force_all_the_same(pair: P
     finally:
         fault(box, "policy_server_internal", "none")
     await box.bind_asg("out", [OUT], "acme/dev")
-    await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 8080), 30)
+    await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 8080), LATE_SECONDS)
 
 
 async def test_objects_that_nobody_understands_are_left_out_alone_and_stop_nothing(pair: Pair) -> None:
     """docs-pcf-install#584: a wrong tag on one foreign object put the whole plugin in a crash loop."""
     box, state = pair.box, pair.box.foundation.state
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     acme = state.org_named("acme")
     assert acme is not None
     known = state.apps[box.app_guid("client")]
@@ -236,7 +238,9 @@ async def test_objects_that_nobody_understands_are_left_out_alone_and_stop_nothi
     state.change_security_group(replace(odd, rules=rules))
     state.policies.create([PolicyKey("strange-app", "never-heard-of", "tcp", 1, 2)])
     try:
-        await becomes(True, partial(_says, box, "one organization is left out", "entry 1 of security group 'odd'"), 30)
+        await becomes(
+            True, partial(_says, box, "one organization is left out", "entry 1 of security group 'odd'"), LATE_SECONDS
+        )
         await becomes(True, partial(_says, box, "entry 3 of security group 'odd'", "entry 4 of security group 'odd'"))
         await becomes("open", partial(tcp, box, pair.client, lab.EXT, 443))
         await box.push("globex", "dev", "beside")  # Diego itself starts nothing with such a group
@@ -245,8 +249,8 @@ async def test_objects_that_nobody_understands_are_left_out_alone_and_stop_nothi
         await becomes("open", partial(tcp, box, pair.client, box.instance("beside")))
     finally:
         del state.orgs[strange_org.guid], state.apps[strange_app.guid], state.security_groups[odd.guid]
-    await becomes("ok", partial(verdict, box), 30)
-    await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 443), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
+    await becomes("refused", partial(tcp, box, pair.client, lab.EXT, 443), LATE_SECONDS)
     await pair.is_as_before()
 
 
@@ -259,7 +263,7 @@ async def test_the_status_command_says_in_one_line_and_by_its_exit_code_what_is_
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
         return done.returncode, done.stdout
 
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     assert (await asyncio.to_thread(asked))[0] == 0
     async with outage(box, "policy_server", "error"):
         code, said = await asyncio.to_thread(asked)
@@ -271,4 +275,4 @@ async def test_the_status_command_says_in_one_line_and_by_its_exit_code_what_is_
 async def test_after_all_these_outages_a_removed_policy_still_ends_its_stream(pair: Pair) -> None:
     assert await pair.box.flows(pair.client, "live")
     await pair.box.remove_policy("client", "server")
-    assert await pair.box.until_cut(pair.client, "live", 30)
+    assert await pair.box.until_cut(pair.client, "live", LATE_SECONDS)

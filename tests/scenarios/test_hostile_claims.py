@@ -10,7 +10,7 @@ import pytest
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.simulator.garden import ContainerSpec, GardenError
-from tests.scenarios.stage import becomes, fault, known_app, org_row, spec, start, status, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, becomes, fault, known_app, org_row, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -29,7 +29,7 @@ async def read(box: Box) -> None:
         (row,) = await box.api("foundations")
         return row["spaces"], row["apps"]
 
-    await becomes((len(known.spaces), len(known.apps)), counted, 30)
+    await becomes((len(known.spaces), len(known.apps)), counted, LATE_SECONDS)
 
 
 async def server_of(box: Box, org: str, space: str, app: str) -> Instance:

@@ -16,7 +16,7 @@ from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import until
 from cfbridge.simulator import control
 from cfbridge.simulator.garden import GardenError
-from tests.scenarios.stage import becomes, bridge_knows, known_app, ping, spec, start, tcp, udp
+from tests.scenarios.stage import LATE_SECONDS, becomes, bridge_knows, known_app, ping, spec, start, tcp, udp
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -130,7 +130,7 @@ async def _next_holder(box: Box, address: str, app: str) -> Instance:
             await box.diego.guardian.destroy(container.handle)
         return bool(found)
 
-    assert await until(got, 30), f"{address} was not given out again"
+    assert await until(got, LATE_SECONDS), f"{address} was not given out again"
     return found[0]
 
 

@@ -18,7 +18,19 @@ from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import until
 from cfbridge.simulator import lab, runs
 from cfbridge.simulator.garden import health_check_spec
-from tests.scenarios.stage import back, becomes, known_app, leases, ping, spec, start, tcp, tell_agent, verdict
+from tests.scenarios.stage import (
+    LATE_SECONDS,
+    back,
+    becomes,
+    known_app,
+    leases,
+    ping,
+    spec,
+    start,
+    tcp,
+    tell_agent,
+    verdict,
+)
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -167,7 +179,7 @@ async def _serves(box: Box) -> None:
         writer.close()
         return True
 
-    assert await until(heard, 30)
+    assert await until(heard, LATE_SECONDS)
 
 
 async def _holds(box: Box, address: str) -> bool:

@@ -12,7 +12,7 @@ import pytest_asyncio
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.simulator import control, lab
-from tests.scenarios.stage import becomes, org_row, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, becomes, org_row, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -119,7 +119,7 @@ async def test_a_new_one_by_the_name_of_a_deleted_one_has_nothing_of_it(
         (now,) = [row for row in await box.api("orgs") if box.in_subnet(heir.address, row)]
         assert now["id"] != before[0]
         assert not {*now["subnets"]} & {*before[2]}
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
 
 
 async def test_a_suspended_org_keeps_its_network_and_is_shown_as_suspended(box: Box) -> None:

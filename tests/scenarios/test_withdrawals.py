@@ -25,7 +25,7 @@ from cfbridge.simulator import lab
 from cfbridge.simulator.policy_table import PolicyKey
 from cfbridge.store import Confirmed
 from egress.values import Unavailable
-from tests.scenarios.stage import becomes, fault, spec, start, status, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, becomes, fault, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -73,7 +73,7 @@ async def held(box: Box) -> dict[str, int]:
 async def live(box: Box) -> tuple[Instance, Instance]:
     """Client and server, with a stream between them."""
     client, server = box.instance("client"), box.instance("server")
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     await becomes("open", partial(tcp, box, client, server))
     await box.open_stream(client, "live", server.address, 8080)
     assert await box.flows(client, "live")
@@ -119,8 +119,8 @@ async def test_an_empty_list_of_policies_cuts_nobody_and_status_says_which_comma
         assert "cfbridge held apply --foundation cf --kind policies" in line
     finally:
         fault(box, "policy_server_internal", "none")
-    await becomes({}, partial(held, box), 30)
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes({}, partial(held, box), LATE_SECONDS)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     assert await box.flows(client, "live")
 
 
@@ -136,7 +136,7 @@ async def test_a_policy_that_is_added_while_others_are_held_is_in_force(box: Box
         assert await box.flows(client, "live")
     finally:
         table.create(lost)
-    await becomes({}, partial(held, box), 30)
+    await becomes({}, partial(held, box), LATE_SECONDS)
     await becomes("refused", partial(tcp, box, server, client))
 
 
@@ -154,7 +154,7 @@ async def test_a_bridge_that_restarts_while_policies_are_held_holds_them_still(b
         assert await tcp(box, client, server) == "open"
     finally:
         fault(box, "policy_server_internal", "none")
-    await becomes({}, partial(held, box), 30)
+    await becomes({}, partial(held, box), LATE_SECONDS)
 
 
 async def test_lists_of_orgs_spaces_and_apps_that_are_empty_lose_neither_leases_nor_subnets(box: Box) -> None:
@@ -163,7 +163,7 @@ async def test_lists_of_orgs_spaces_and_apps_that_are_empty_lose_neither_leases_
     counts = {kind: len(getattr(box.foundation.state, kind)) for kind in ("orgs", "spaces", "apps")}
     fault(box, "cloud_controller", "empty")
     try:
-        await becomes(counts, partial(held, box), 30)
+        await becomes(counts, partial(held, box), LATE_SECONDS)
         started = await start(box, spec(box, "client"))
         assert box.in_subnet(started.address, next(org for org in orgs if org["name"] == "acme"))
         await box.diego.guardian.destroy(started.handle)
@@ -172,7 +172,7 @@ async def test_lists_of_orgs_spaces_and_apps_that_are_empty_lose_neither_leases_
     finally:
         fault(box, "cloud_controller", "none")
     await becomes({}, partial(held, box), 60)
-    await becomes("ok", partial(verdict, box), 30)
+    await becomes("ok", partial(verdict, box), LATE_SECONDS)
     assert (await box.api("orgs"), await box.api("leases")) == (orgs, leased)
 
 
@@ -243,7 +243,7 @@ async def test_a_person_who_discards_the_answer_keeps_the_stream_and_who_applies
         assert await held(box) == {}
     finally:
         fault(box, "policy_server_internal", "none")
-    await becomes("open", partial(tcp, box, client, server), 30)
+    await becomes("open", partial(tcp, box, client, server), LATE_SECONDS)
 
 
 async def test_apps_that_were_deleted_take_their_held_policies_with_them(box: Box) -> None:
@@ -254,7 +254,7 @@ async def test_apps_that_were_deleted_take_their_held_policies_with_them(box: Bo
     await becomes({"policies": IDLE}, partial(held, box))
     for key in lost[5:]:
         state.delete_app(key.source)
-    await becomes({}, partial(held, box), 30)  # five are left, which is little
+    await becomes({}, partial(held, box), LATE_SECONDS)  # five are left, which is little
     assert await tcp(box, client, server) == "open"
 
 
