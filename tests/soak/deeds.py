@@ -103,9 +103,7 @@ class Deeds:
 
     async def depopulate(self) -> None:
         """Everything goes that came, but orgs and spaces."""
-        for visit in self._visits:
-            visit.cancel()
-        await asyncio.gather(*self._visits, return_exceptions=True)
+        await self.end_visits()
         for app in [*self._state.apps.values()]:
             self._state.delete_app(app.guid)
         self.resting = ()
@@ -115,6 +113,11 @@ class Deeds:
             self._state.change_security_group(bare)
         self.population.write(Orders(), **MODES)
         self.population.note()
+
+    async def end_visits(self) -> None:
+        for visit in self._visits:
+            visit.cancel()
+        await asyncio.gather(*self._visits, return_exceptions=True)
 
     # ---- apps
 

@@ -12,6 +12,7 @@ import contextlib
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from cfbridge.demo.box import Box
 from cfbridge.demo.installation import until
 from cfbridge.simulator import lab
+from cfbridge.simulator.garden import Call
 from egress.values import Unavailable
 from tests.soak import leaks, population
 from tests.soak.deeds import MODES, ORGS, SPACES, Deeds
@@ -323,7 +325,7 @@ class Soak:
             "disturbances": dict(self.disturbances.done),
             "worst_seconds": {name: round(s, 1) for name, s in self.disturbances.worst.items()},
             "ups": sum(call.action == "up" for call in calls),
-            "ups_failed": sum(call.action == "up" and call.status != 0 for call in calls),
+            "ups_failed": dict(Counter(_reason(call) for call in calls if call.action == "up" and call.status)),
             "downs_failed": sum(call.action == "down" and call.status != 0 for call in calls),
             "late_seconds": round(self._slept, 1),
             "datagrams": self.flows.sent,
@@ -336,6 +338,11 @@ class Soak:
         self.report.wrong += [f"up failed while nobody was away: {each}" for each in self.deeds.failed[:5]]
         bugs = [line for name in ("bridge", "agent") for line in self.box.log(name).splitlines() if '"bug"' in line]
         self.report.wrong += [f"a bug in the log: {line[:500]}" for line in bugs[:5]]
+
+
+def _reason(call: Call) -> str:
+    """What it said, without whom it concerns."""
+    return call.stderr.strip().replace(call.handle, "…")[:120]
 
 
 async def soaked(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
@@ -36,6 +37,7 @@ async def soak() -> AsyncIterator[Soak]:
             await made.begin()
             yield made
         finally:
+            await made.deeds.end_visits()
             made.close()
 
 
@@ -55,7 +57,8 @@ async def test_a_short_soak_leaves_nothing_behind(soak: Soak) -> None:
 
 
 async def test_a_soak_sees_what_passes_what_is_cut_and_what_leaks(soak: Soak) -> None:
-    """The agent is stopped meanwhile, since it would undo all of it in a moment."""
+    """The agent is stopped meanwhile, since it would undo all of it in a moment; and nobody else does anything."""
+    soak.plan = replace(SHORT, deed_every=1000, disturb_every=1000)
     await soak.deeds.populate()
     playing = asyncio.create_task(soak.play(600))
     counts = soak.judge.counts
