@@ -8,6 +8,7 @@ Cells, Holdings ─> states ───┘                                └─> 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from cfbridge import alarms, api, claims, intent, memory
+from cfbridge import alarms, api, claims, intent, memory, tenants
 from cfbridge.api.views import Alarm
 from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 INTENT_POLL_SECONDS = 0.25
 LONGEST_SLEEP_SECONDS = 3600.0
 """Until an expiry is looked at again: the clock may have been set meanwhile."""
+BOUND = "tenants"
+"""Key of the store's setting that says which orgs the tenants of the intent file are."""
 REVISIONS_PER_EPOCH = 1_000_000
 """Revisions grow across restarts, because epochs do."""
 
@@ -49,18 +52,26 @@ REVISIONS_PER_EPOCH = 1_000_000
 class Bridge:
     """Everything that one bridge process holds. Also the facade that the API reads from."""
 
-    def __init__(self, config: BridgeConfig, store: Store, holdings: Holdings) -> None:
+    def __init__(
+        self, config: BridgeConfig, store: Store, holdings: Holdings, bound: tenants.Bound | None = None
+    ) -> None:
+        """`bound`: the orgs that the tenants of the intent file were before."""
         self.config = config
+        self._store = store
         self.started_at = time.time()
         self._holdings = holdings
         self._inventory = {f.name: FoundationState(f.name) for f in config.foundations}
         self._written = intent.load(config.intent_file) if config.intent_file else Intent()
-        self._intent = intent.resolve(self._written, self._inventory)
+        self._bound: tenants.Bound = bound or {}
+        """Tenant's name in the intent file → org."""
+        self._bound_stored = self._bound
+        self._intent = self._written
         self._compiler = Compiler(config.firewall, config.pools)
         self._compiled = Compiled()
         self._met: dict[str, QualifiedId] = {}
         """Org name → id, of orgs whose containers came before Cloud Controller was asked."""
         self._ensured: dict[str, OrgWish] = {}
+        self._resolve()
         self.watches: dict[str, FoundationWatch] = {}
         """By foundation name; whoever builds the bridge adds them."""
         self._gone: set[QualifiedId] = set()
@@ -114,7 +125,8 @@ class Bridge:
         refusals = [self.cells.restored] if self.cells.restored else []
         refusals += [r for of in (self.cells.conflicts, self.cells.elsewhere) for each in of.values() for r in each]
         refusals += [*self.snapshot.held.refusals.values(), *self._compiled.quarantined]
-        refusals += intent.unresolved(self._written, self._inventory)
+        refusals += intent.unresolved(self._written, self._inventory, self._bound)
+        refusals += tenants.renamed(self._bound, self._inventory)
         if self._intent_error is not None:
             refusals.append(self._intent_error)
         found += [Alarm("warning", each.code, each.message) for each in dict.fromkeys(refusals)]
@@ -134,8 +146,9 @@ class Bridge:
 
     def _resolve(self) -> None:
         resolved = intent.resolve(self._written, self._inventory)
-        met = (wish if wish.org else replace(wish, org=self._met.get(wish.name, wish.org)) for wish in resolved.tenants)
-        self._intent = replace(resolved, tenants=tuple(met))
+        self._bound = tenants.bind(resolved.tenants, self._bound, self._inventory)
+        wishes = tenants.wishes(resolved.tenants, self._bound, self._met)
+        self._intent = replace(resolved, tenants=tuple(wishes))
 
     def publish(self, state: FoundationState) -> None:
         """A foundation's newest confirmed state."""
@@ -245,6 +258,9 @@ class Bridge:
 
     async def _ensure(self) -> None:
         """Wishes that changed are brought to the holdings: SNAT addresses of an org in NAT mode, a VM's address."""
+        if (bound := self._bound) != self._bound_stored:
+            await self._store.set(BOUND, json.dumps(bound))
+            self._bound_stored = bound
         for wish in self._intent.tenants:
             wanting = wish.org and self._ensured.get(wish.org) != wish
             if wanting and not isinstance(await self._holdings.org(wish), Refused):
@@ -284,7 +300,8 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         stack.push_async_callback(store.close)
         holdings = await Holdings.open(store, config.pools, config.defaults)
         stack.push_async_callback(holdings.close)
-        bridge = Bridge(config, store, holdings)
+        bound = json.loads((await store.settings()).get(BOUND, "{}"))
+        bridge = Bridge(config, store, holdings, bound)
         agents = await bridge.cells.serve(config.agent_socket)
         stack.callback(agents.close)
         recalled = await memory.recall(store, bridge.snapshot.inventory)

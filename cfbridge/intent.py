@@ -4,7 +4,7 @@ today it is read from the bridge's intent file.)"""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -362,13 +362,15 @@ def resolve(intent: Intent, inventory: Inventory) -> Intent:
     )
 
 
-def unresolved(intent: Intent, inventory: Inventory) -> tuple[Refused, ...]:
-    """Each name in the (unresolved) intent that matches nothing now, in words."""
+def unresolved(intent: Intent, inventory: Inventory, bound: Collection[str] = ()) -> tuple[Refused, ...]:
+    """Each name in the (unresolved) intent that matches nothing now, in words. `bound`: tenants that are some org's,
+    whatever it is called now."""
     look = Names(inventory)
     listed = [s for g in intent.groups for s in g.members]
     listed += [s for rule in intent.rules for s in (*rule.sources, *rule.destinations, *rule.applied_to)]
     missing = {(str(s.kind), s.value) for s in listed if look.selector(s).value.startswith(UNRESOLVED)}
-    missing |= {("org", wish.name) for wish in intent.tenants if not wish.org and not look.find("org", wish.name)}
+    unbound = [wish for wish in intent.tenants if not wish.org and wish.name not in bound]
+    missing |= {("org", wish.name) for wish in unbound if not look.find("org", wish.name)}
     missing |= {("org", vm.org) for vm in intent.vms if vm.org and not look.find("org", vm.org)}
     return tuple(
         Refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from cfbridge.inventory import FoundationState, HeldBack, Look, Org
 from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
 from cfbridge.snapshot import CellState
 from cfbridge.store import Store
-from egress.model import OrgWish, Pool, PoolKind
+from egress.model import NetworkMode, OrgWish, Pool, PoolKind
 from egress.values import QualifiedId, Unavailable
 from garden_plugin.wire import PortReport
 from policy_sync.model import CfPolicy, Protocol
@@ -78,6 +79,23 @@ async def test_a_machine_keeps_its_address_while_its_org_has_not_been_read(
     await realised(Bridge(config(tmp_path, VM), store, holdings))
 
     assert addresses(holdings, "vm:db") == ["10.240.7.20"]
+
+
+async def test_a_tenant_whose_org_is_renamed_keeps_its_mode_over_a_restart_and_status_says_so(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    written = config(tmp_path, "tenants:\n  acme: {mode: routed}\n")
+    bridge = Bridge(written, store, holdings)
+    bridge.publish(looked_at(*KINDS))
+    await realised(bridge)
+
+    bound = json.loads((await store.settings())[bridge_module.BOUND])
+    after = Bridge(written, store, holdings, bound)
+    after.publish(looked_at(*KINDS, named="umbrella"))
+    await realised(after)
+
+    assert [(wish.org, wish.mode) for wish in after.snapshot.intent.tenants] == [(ACME, NetworkMode.ROUTED)]
+    assert {"TENANT_RENAMED", "NAME_UNKNOWN"} & {alarm.code for alarm in after.alarms} == {"TENANT_RENAMED"}
 
 
 async def test_a_machine_keeps_its_address_when_its_org_is_renamed(

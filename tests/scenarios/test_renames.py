@@ -12,7 +12,7 @@ import pytest_asyncio
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.simulator import control, lab
-from tests.scenarios.stage import LATE_SECONDS, becomes, org_row, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, becomes, org_row, restart, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
@@ -81,6 +81,9 @@ async def test_a_renamed_org_space_and_app_keep_streams_policies_groups_subnet_a
     _change(box, "rename", org="acme", new_name="umbrella")
     await becomes(("umbrella", "development", "customer"), partial(_seen_as, box, pair.client))
     await pair.is_as_before()
+    assert await _network(box, "umbrella") == before
+    assert (await box.tcp(pair.client, lab.EXT, 80)).seen == source
+    await restart(box, "bridge")
     assert await _network(box, "umbrella") == before
     assert (await box.tcp(pair.client, lab.EXT, 80)).seen == source
     await box.scale("umbrella", "development", "customer", 2)
