@@ -47,7 +47,7 @@ SPOOL_SECONDS = 2.0
 UNTOLD = 20
 """Reports of drift that are kept while the bridge is away."""
 REPEAT_SECONDS = 5.0
-"""Between repetitions of what the bridge did not acknowledge."""
+"""Between repetitions of what the bridge did not acknowledge, and between looks at files and mounts of containers."""
 
 
 @dataclass
@@ -153,12 +153,12 @@ class Agent:
         while True:
             await asyncio.sleep(SPOOL_SECONDS)
             await self._run_tombstones()
-            for what in self._roster.mend():
-                self._drifted(what)
             self._report(self._drifts.due(time.monotonic()))
             if time.monotonic() >= repeat_at:
                 repeat_at = time.monotonic() + REPEAT_SECONDS
                 self._say_detached(tuple(self._roster.unacknowledged.handles))
+                for what in self._roster.mend():
+                    self._drifted(what)
 
     async def _resync(self) -> None:
         while True:
