@@ -145,7 +145,7 @@ class Probe:
         push: str = "client",
         every_ms: int = 20,
         source: str = "",
-        timeout: float = 1.0,
+        timeout: float = 5.0,
     ) -> StreamStatus:
         """A connection that lasts: the `client` sends lines and has them echoed, or the `server` pushes, or `none`."""
         arguments = {"name": name, "address": address, "port": port, "push": push, "every_ms": every_ms}
@@ -154,7 +154,7 @@ class Probe:
     def stream(self, name: str) -> StreamStatus:
         return StreamStatus(**self._do("stream", name=name))
 
-    def flows(self, name: str, *, lines: int = 3, timeout: float = 1.0) -> bool:
+    def flows(self, name: str, *, lines: int = 3, timeout: float = 5.0) -> bool:
         """Whether that many more lines come through in time."""
         return bool(self._do("await_stream", name=name, more=lines, timeout=timeout))
 
