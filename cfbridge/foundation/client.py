@@ -323,7 +323,7 @@ class PolicyServer:
         if not url.startswith("https:"):
             return said
         self._tls.forget()
-        if self._blamed[0] != said:
+        if self._blamed[0] != said or not self._blamed[1]:  # who blamed nobody may not have seen their certificate
             blame = functools.partial(certificates.blame, error, url, ca=self._config.ca, ours=self._config.certificate)
             self._blamed = (said, await asyncio.to_thread(blame))
         return self._blamed[1] or said

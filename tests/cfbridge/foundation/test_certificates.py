@@ -150,6 +150,25 @@ async def test_a_server_certificate_that_ended_is_named_with_its_server(
 NEW_AUTHORITY = r"is not by an authority in .*/ca.pem: if the authority is a new"
 
 
+async def test_a_server_certificate_that_could_not_be_seen_at_one_failure_is_named_at_the_next(
+    fake: Fake, tmp_path: Path, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is just being restarted, say, with the certificate that is to blame."""
+    over = server(not_before=NOW - 20 * DAY, not_after=NOW - 3 * DAY)
+    answers = iter([None])
+    monkeypatch.setitem(
+        certificates.blame.__kwdefaults__, "shown", lambda url: next(answers, certificates.of_server(url))
+    )
+    async with (
+        serve(type(fake)(), context(over)) as there,
+        PolicyServer(PolicyServerConfig(there.url, **put(tmp_path, client(), CA))) as asking,
+    ):
+        for named in (False, True):
+            with pytest.raises(Unavailable) as said:
+                await asking.last_updated()
+            assert ("ended at" in str(said.value)) is named
+
+
 async def test_a_policy_server_of_a_new_authority_is_believed_when_that_is_in_the_file(
     fake: Fake, tmp_path: Path, serve: Callable[..., Any]
 ) -> None:
