@@ -21,7 +21,7 @@ import aiohttp
 from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT, Installation, until
 from cfbridge.simulator import control, lab, nouns
-from cfbridge.simulator.probe import Outcome, Packet, Probe
+from cfbridge.simulator.probe import SENT_AGAIN_SECONDS, Outcome, Packet, Probe
 
 
 @dataclass
@@ -140,7 +140,7 @@ class Box(Installation):
             self._probes[instance.handle] = Probe(instance.netns)
         return self._probes[instance.handle]
 
-    async def tcp(self, source: Instance, address: str, port: int, timeout: float = 1.0) -> Outcome:
+    async def tcp(self, source: Instance, address: str, port: int, timeout: float = SENT_AGAIN_SECONDS) -> Outcome:
         return await asyncio.to_thread(self.probe(source).tcp, address, port, timeout=timeout)
 
     async def udp(self, source: Instance, address: str, port: int, timeout: float = 1.0) -> Outcome:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+SENT_AGAIN_SECONDS = 3.0
+"""A handshake whose first packet was lost, or waited for a neighbour, is sent again after one second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,12 @@ class Probe:
             raise ProbeFailed(f"{what}: {answer['error']}")
         return answer["ok"]
 
-    def tcp(self, address: str, port: int, *, source: str = "", timeout: float = 1.0) -> Outcome:
+    def tcp(self, address: str, port: int, *, source: str = "", timeout: float = SENT_AGAIN_SECONDS) -> Outcome:
         return self.tcp_many([(address, port)], source=source, timeout=timeout)[0]
 
-    def tcp_many(self, targets: Iterable[tuple[str, int]], *, source: str = "", timeout: float = 1.0) -> list[Outcome]:
+    def tcp_many(
+        self, targets: Iterable[tuple[str, int]], *, source: str = "", timeout: float = SENT_AGAIN_SECONDS
+    ) -> list[Outcome]:
         """All at once, so that many timeouts cost one."""
         answers = self._do("tcp", targets=list(targets), source=source, timeout=timeout)
         return [Outcome(*answer) for answer in answers]
