@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 from bench import busy
 from cfbridge.demo.box import Box
@@ -14,8 +15,9 @@ _AT_ONCE = 25
 
 
 @asynccontextmanager
-async def filled(containers: int, policies: int) -> AsyncIterator[Box]:
-    async with Box(log_level="warning") as box:
+async def filled(containers: int, policies: int, looks: Mapping[str, Any] | None = None) -> AsyncIterator[Box]:
+    """`looks`: how often the bridge looks at the foundation, where not as hurriedly as a demo's."""
+    async with Box(log_level="warning", looks=looks or {}) as box:
         keys = (
             PolicyKey(busy.app_guid(source), busy.app_guid(destination), "tcp", port, port)
             for source, destination, port in busy.policies(containers, policies)
