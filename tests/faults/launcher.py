@@ -5,8 +5,8 @@ watched.
 
 <directory>/faults/<role>.seen    written here: `=name kind|before or after|path` at a point's first passing, `+name` at
                                   each, `!name` at the last
-<directory>/faults/<role>.arm     read here, whenever it changed: phase, and perhaps the point to die at and the number
-                                  of its passings until then
+<directory>/faults/<role>.arm     read here, whenever it changed: phase, and perhaps the points to die at, whichever is
+                                  first, and the number of passings until then
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.faults import seams
 class Arm:
     phase: str
     """`starting`, until whoever watches says `serving`: the same path may be walked in both."""
-    point: str = ""
+    points: tuple[str, ...] = ()
     passing: int = 1
 
     def write(self, path: Path) -> None:
@@ -54,7 +54,7 @@ class Recorder:
                 self._known.add(name)
                 self._write(f"={name} {phase}|{kind}|{when}|{path}")
             self._write(f"+{name}")
-            if name == self._arm.point:
+            if name in self._arm.points:
                 self._left -= 1
                 if self._left == 0:
                     self._write(f"!{name}")

@@ -10,6 +10,7 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cfbridge.demo.installation import until
@@ -72,22 +73,26 @@ class Stage:
         return cls(box, steady, Logs(box), recovery_seconds)
 
     async def round(
-        self, target: Point | None, passing: int = 1, way: Way = PLAIN, *, kill: str = "", seed: object = 0
+        self, targets: Sequence[Point] = (), passing: int = 1, way: Way = PLAIN, *, kill: str = "", seed: object = 0
     ) -> Outcome:
-        """`kill`: this one is killed early in the storm, wherever it is; the way to every point of its start."""
+        """`targets`: of one role and phase; it dies at whichever it comes by first.
+
+        `kill`: this one is killed early in the storm, wherever it is; the way to every point of its start.
+        """
         began, outcome, rng = time.monotonic(), Outcome(), random.Random(f"{seed}")
         self.number += 1
         storm = Storm(self.steady, self.number, way.flush, left=dict(self.last.here) if self.last else {})
         for role in ROLES:
             self.box.seen[role].forget()
         sent, self.last = self.steady.sent(), storm
-        role = target.role if target else kill
+        role = targets[0].role if targets else kill
+        names = tuple(point.name for point in targets)
         again = [Arm(STARTING)]
-        if target is not None and target.phase == SERVING:
-            self.box.arm(role, Arm(SERVING, target.name, passing))
-        elif target is not None:
+        if targets and targets[0].phase == SERVING:
+            self.box.arm(role, Arm(SERVING, names, passing))
+        elif targets:
             kill = role
-            again.insert(0, Arm(STARTING, target.name, passing))
+            again.insert(0, Arm(STARTING, names, passing))
         deaths = _Deaths(self, role, again, way, outcome)
         watching = asyncio.create_task(deaths.watch()) if role else None
         killing = asyncio.create_task(self._kill(kill, rng.uniform(0.05, 0.6))) if kill else None
@@ -117,7 +122,7 @@ class Stage:
                 outcome.wrong.append(f"the {each} ended by itself: {self.box.ended().get(each)}")
             self.box.seen[each].read()
         outcome.wrong += self.logs.wrong()
-        outcome.hit = target is not None and target.name in self.box.seen[role].died_at
+        outcome.hit = bool(targets) and not set(names).isdisjoint(self.box.seen[role].died_at)
         outcome.sent = self.steady.sent() - sent
         outcome.seconds = time.monotonic() - began
         if outcome.sent < 100 * outcome.seconds:

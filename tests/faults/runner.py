@@ -124,7 +124,9 @@ class Run:
         """Whether the box is as good as before."""
         tally = self.tally
         way = self._ways.get(point.id, PLAIN) if point else way
-        outcome = await stage.round(point, passing, way, kill=kill, seed=f"{self._seed}:{point and point.id}")
+        outcome = await stage.round(
+            [point] if point else (), passing, way, kill=kill, seed=f"{self._seed}:{point and point.id}"
+        )
         tally.rounds += 1
         tally.sent += outcome.sent
         self._learn(stage, way)

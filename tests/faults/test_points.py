@@ -64,7 +64,7 @@ def test_a_process_dies_at_the_passing_that_it_was_armed_for(tmp_path: Path) -> 
     _, seen = _run(tmp_path, Arm(SERVING))
     replaced = next(p for p in seen.points.values() if (p.kind, p.when) == ("file replace", "before"))
     (tmp_path / "again").mkdir()
-    status, seen = _run(tmp_path / "again", Arm(SERVING, replaced.name, 2))
+    status, seen = _run(tmp_path / "again", Arm(SERVING, (replaced.name,), 2))
     assert status == -signal.SIGKILL
     assert seen.died_at == [replaced.name]
     assert sorted(path.suffix for path in (tmp_path / "again" / "spool").iterdir()) == ["", ".new"]
@@ -82,6 +82,6 @@ def test_what_stands_in_the_source_is_found_on_the_ways_that_lead_there(tmp_path
 
 
 def test_an_armed_point_is_written_whole(tmp_path: Path) -> None:
-    Arm(STARTING, "abc", 4).write(tmp_path / "agent.arm")
-    assert json.loads((tmp_path / "agent.arm").read_text()) == {"phase": STARTING, "point": "abc", "passing": 4}
+    Arm(STARTING, ("abc",), 4).write(tmp_path / "agent.arm")
+    assert json.loads((tmp_path / "agent.arm").read_text()) == {"phase": STARTING, "points": ["abc"], "passing": 4}
     assert [path.name for path in tmp_path.iterdir()] == ["agent.arm"]
