@@ -8,7 +8,6 @@ Cells, Holdings ─> states ───┘                                └─> 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -43,8 +42,6 @@ log = structlog.get_logger(__name__)
 INTENT_POLL_SECONDS = 0.25
 LONGEST_SLEEP_SECONDS = 3600.0
 """Until an expiry is looked at again: the clock may have been set meanwhile."""
-BOUND = "tenants"
-"""Key of the store's setting that says which orgs the tenants of the intent file are."""
 REVISIONS_PER_EPOCH = 1_000_000
 """Revisions grow across restarts, because epochs do."""
 
@@ -259,7 +256,7 @@ class Bridge:
     async def _ensure(self) -> None:
         """Wishes that changed are brought to the holdings: SNAT addresses of an org in NAT mode, a VM's address."""
         if (bound := self._bound) != self._bound_stored:
-            await self._store.set(BOUND, json.dumps(bound))
+            await memory.keep_tenants(self._store, bound)
             self._bound_stored = bound
         for wish in self._intent.tenants:
             wanting = wish.org and self._ensured.get(wish.org) != wish
@@ -300,7 +297,7 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         stack.push_async_callback(store.close)
         holdings = await Holdings.open(store, config.pools, config.defaults)
         stack.push_async_callback(holdings.close)
-        bound = json.loads((await store.settings()).get(BOUND, "{}"))
+        bound = await memory.tenants(store)
         bridge = Bridge(config, store, holdings, bound)
         agents = await bridge.cells.serve(config.agent_socket)
         stack.callback(agents.close)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +19,13 @@ import structlog
 
 from cfbridge.inventory import RULED, App, FoundationState, HeldBack, Look, Org, Space
 from cfbridge.store import Confirmed, Deposed, Store
-from egress.values import Unavailable
+from egress.values import QualifiedId, Unavailable
 from policy_sync.model import Asg, CfPolicy
 
 log = structlog.get_logger(__name__)
 
+TENANTS = "tenants"
+"""Key of the store's setting that says which orgs the tenants of the intent file are."""
 FORMAT = 1
 """Of a row's content; another one is not read."""
 PAUSE_SECONDS = 10.0
@@ -86,6 +88,19 @@ async def recall(store: Store, foundations: Iterable[str]) -> dict[str, Foundati
         if row.foundation in states:
             states[row.foundation] = await asyncio.to_thread(unpack, states[row.foundation], row)
     return states
+
+
+async def tenants(store: Store) -> dict[str, QualifiedId]:
+    """Which org each tenant of the intent file was. Without an answer their present names decide, as at first."""
+    try:
+        return msgspec.json.decode((await store.settings()).get(TENANTS, "{}"), type=dict[str, QualifiedId])
+    except msgspec.MsgspecError as error:
+        log.warning("memory not understood", kind=TENANTS, reason=str(error))
+        return {}
+
+
+async def keep_tenants(store: Store, bound: Mapping[str, QualifiedId]) -> None:
+    await store.set(TENANTS, msgspec.json.encode(bound).decode())
 
 
 class Memory:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 import trustme
 
 from cfbridge import bridge as bridge_module
+from cfbridge import memory
 from cfbridge.bridge import Bridge
 from cfbridge.cells import FOUGHT_SECONDS
 from cfbridge.holdings import Holdings
@@ -89,7 +89,7 @@ async def test_a_tenant_whose_org_is_renamed_keeps_its_mode_over_a_restart_and_s
     bridge.publish(looked_at(*KINDS))
     await realised(bridge)
 
-    bound = json.loads((await store.settings())[bridge_module.BOUND])
+    bound = await memory.tenants(store)
     after = Bridge(written, store, holdings, bound)
     after.publish(looked_at(*KINDS, named="umbrella"))
     await realised(after)

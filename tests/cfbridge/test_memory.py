@@ -16,7 +16,7 @@ from cfbridge import memory
 from cfbridge.inventory import RULED, FoundationState, HeldBack, Look
 from cfbridge.memory import Memory
 from cfbridge.store import Confirmed, Deposed, Store
-from egress.values import parse_range
+from egress.values import QualifiedId, parse_range
 from policy_sync.model import GardenRule, Protocol
 from tests.cfbridge.api.world import ASG, POLICY, STATE
 
@@ -46,6 +46,18 @@ async def test_what_was_confirmed_is_recalled_and_says_that_it_is_remembered(sto
     assert state.lingering_asgs == (OLDER,)
     assert [(held.kind, held.discarded) for held in state.held] == [("policies", frozenset({POLICY}))]
     assert not state.ready
+
+
+async def test_which_orgs_the_tenants_are_is_recalled(store: Store) -> None:
+    bound = {"acme": QualifiedId("cf:acme-guid"), 'a "quoted" ü': QualifiedId("cf:other-guid")}
+    await memory.keep_tenants(store, bound)
+    assert await memory.tenants(store) == bound
+
+
+@pytest.mark.parametrize("written", ["", "[]", '{"acme": 7}', '{"acme": "cf:acme-g'])
+async def test_tenants_that_nobody_understands_are_bound_to_nobody(store: Store, written: str) -> None:
+    await store.set(memory.TENANTS, written)
+    assert await memory.tenants(store) == {}
 
 
 async def test_of_a_new_foundation_nothing_is_recalled(store: Store) -> None:
