@@ -6,6 +6,8 @@ import asyncio
 import secrets
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import yaml
@@ -14,7 +16,7 @@ from cfbridge.client import AdminClient
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT, until
-from cfbridge.simulator import control
+from cfbridge.simulator import control, lab
 from cfbridge.simulator.garden import ContainerSpec, diego_spec
 from cfbridge.simulator.probe import Outcome
 from egress.values import Unavailable
@@ -23,6 +25,8 @@ SOON_SECONDS = 15.0
 """Generous: that a change comes is judged here; how fast, by the benchmarks."""
 LATE_SECONDS = 75.0
 """After an outage: what failed is asked again after ever longer pauses, up to a minute."""
+OUT = {"protocol": "tcp", "destination": lab.EXT, "ports": "80"}
+"""A rule of a security group: what is outside."""
 FLOOD = """
 import signal, socket, sys, time
 wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -57,6 +61,35 @@ async def becomes(expected: object, ask: Callable[[], Awaitable[object]], second
 async def tcp(box: Box, source: Instance, destination: Instance | str, port: int = 8080) -> str:
     address = destination if isinstance(destination, str) else destination.address
     return (await box.tcp(source, address, port)).result
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A client that may reach a server and the outside, and has a stream to the server."""
+
+    box: Box
+    client: Instance
+    server: Instance
+
+    @classmethod
+    async def made(cls, box: Box, org: str, name: str = "") -> Pair:
+        client, server = f"{name}client", f"{name}server"
+        await box.push(org, "dev", client)
+        await box.push(org, "dev", server)
+        pair = cls(box, box.instance(client), box.instance(server))
+        await box.add_policy(client, server)
+        await box.bind_asg(f"{name}out", [OUT], f"{org}/dev")
+        await becomes("open", partial(tcp, box, pair.client, pair.server))
+        await becomes("open", partial(tcp, box, pair.client, lab.EXT, 80))
+        await box.open_stream(pair.client, "live", pair.server.address, 8080)
+        return pair
+
+    async def is_as_before(self) -> None:
+        assert await self.box.flows(self.client, "live")
+        assert await tcp(self.box, self.client, self.server) == "open"
+        assert await tcp(self.box, self.client, lab.EXT, 80) == "open"
+        assert await tcp(self.box, self.server, self.client) == "refused"
+        assert await tcp(self.box, self.client, lab.EXT, 443) == "refused"
 
 
 async def udp(box: Box, source: Instance, destination: Instance, port: int = 5000) -> str:

@@ -11,40 +11,22 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import pytest_asyncio
 
 from cfbridge.demo.box import Box
-from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import ROOT
 from cfbridge.simulator import commands, lab
 from cfbridge.simulator.policy_table import PolicyKey
-from tests.scenarios.stage import LATE_SECONDS, becomes, fault, known_app, spec, start, status, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, OUT, Pair, becomes, fault, known_app, spec, start, status, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
 MODES = ("error", "limited", "unauthorized", "reset", "partial", "truncated", "short", "garbage", "blank")
 LOOKS = {"delta_seconds": 0.2, "asg_seconds": 0.2, "sweep_seconds": 1.0}
-OUT = {"protocol": "tcp", "destination": lab.EXT, "ports": "80"}
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A client that may reach a server and the outside, and has a stream to the server."""
-
-    box: Box
-    client: Instance
-    server: Instance
-
-    async def is_as_before(self) -> None:
-        assert await self.box.flows(self.client, "live")
-        assert await tcp(self.box, self.client, self.server) == "open"
-        assert await tcp(self.box, self.client, lab.EXT, 80) == "open"
-        assert await tcp(self.box, self.server, self.client) == "refused"
-        assert await tcp(self.box, self.client, lab.EXT, 443) == "refused"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -55,15 +37,7 @@ async def box() -> AsyncIterator[Box]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(box: Box) -> Pair:
-    await box.push("acme", "dev", "client")
-    await box.push("acme", "dev", "server")
-    made = Pair(box, box.instance("client"), box.instance("server"))
-    await box.add_policy("client", "server")
-    await box.bind_asg("out", [OUT], "acme/dev")
-    await becomes("open", partial(tcp, box, made.client, made.server))
-    await becomes("open", partial(tcp, box, made.client, lab.EXT, 80))
-    await box.open_stream(made.client, "live", made.server.address, 8080)
-    return made
+    return await Pair.made(box, "acme")
 
 
 @asynccontextmanager

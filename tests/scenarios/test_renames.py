@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -12,45 +11,17 @@ import pytest_asyncio
 from cfbridge.demo.box import Box
 from cfbridge.demo.diego import Instance
 from cfbridge.simulator import control, lab
-from tests.scenarios.stage import LATE_SECONDS, becomes, org_row, restart, tcp, verdict
+from tests.scenarios.stage import LATE_SECONDS, Pair, becomes, org_row, restart, tcp, verdict
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
 LOOKS = {"delta_seconds": 0.2, "asg_seconds": 0.2, "sweep_seconds": 1.0}
-OUT = {"protocol": "tcp", "destination": lab.EXT, "ports": "80"}
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A client that may reach a server and the outside, and has a stream to the server."""
-
-    box: Box
-    client: Instance
-    server: Instance
-
-    async def is_as_before(self) -> None:
-        assert await self.box.flows(self.client, "live")
-        assert await tcp(self.box, self.client, self.server) == "open"
-        assert await tcp(self.box, self.client, lab.EXT, 80) == "open"
-        assert await tcp(self.box, self.server, self.client) == "refused"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def box() -> AsyncIterator[Box]:
     async with Box(looks=LOOKS) as made:
         yield made
-
-
-async def made_pair(box: Box, org: str, name: str) -> Pair:
-    await box.push(org, "dev", f"{name}-client")
-    await box.push(org, "dev", f"{name}-server")
-    pair = Pair(box, box.instance(f"{name}-client"), box.instance(f"{name}-server"))
-    await box.add_policy(f"{name}-client", f"{name}-server")
-    await box.bind_asg(f"{name}-out", [OUT], f"{org}/dev")
-    await becomes("open", partial(tcp, box, pair.client, pair.server))
-    await becomes("open", partial(tcp, box, pair.client, lab.EXT, 80))
-    await box.open_stream(pair.client, "live", pair.server.address, 8080)
-    return pair
 
 
 async def _seen_as(box: Box, instance: Instance) -> tuple[str, str, str]:
@@ -69,7 +40,7 @@ async def _network(box: Box, org: str) -> tuple[object, ...]:
 
 
 async def test_a_renamed_org_space_and_app_keep_streams_policies_groups_subnet_and_way_out(box: Box) -> None:
-    pair = await made_pair(box, "acme", "renamed")
+    pair = await Pair.made(box, "acme", "renamed-")
     before = await _network(box, "acme")
     source = (await box.tcp(pair.client, lab.EXT, 80)).seen
     _change(box, "rename", org="acme", space="dev", name="renamed-client", new_name="customer")
@@ -102,7 +73,7 @@ async def test_a_new_one_by_the_name_of_a_deleted_one_has_nothing_of_it(
 ) -> None:
     org = f"phoenix-{thing}"
     await box.push("globex", "dev", f"{thing}-witness")
-    pair = await made_pair(box, org, thing)
+    pair = await Pair.made(box, org, f"{thing}-")
     before = await _network(box, org)
     await box.add_policy(f"{thing}-client", f"{thing}-witness")
     await becomes("open", partial(tcp, box, pair.client, box.instance(f"{thing}-witness")))
@@ -127,7 +98,7 @@ async def test_a_new_one_by_the_name_of_a_deleted_one_has_nothing_of_it(
 
 async def test_a_suspended_org_keeps_its_network_and_is_shown_as_suspended(box: Box) -> None:
     """Cloud Foundry lets its apps run: suspension ends what people may change, not what runs."""
-    pair = await made_pair(box, "hooli", "suspended")
+    pair = await Pair.made(box, "hooli", "suspended-")
     _change(box, "suspend", org="hooli")
 
     async def shown() -> bool:
@@ -143,7 +114,7 @@ async def test_a_suspended_org_keeps_its_network_and_is_shown_as_suspended(box: 
 
 
 async def test_a_stopped_app_gives_its_addresses_back_and_has_its_policies_when_it_starts_again(box: Box) -> None:
-    pair = await made_pair(box, "vandelay", "stopped")
+    pair = await Pair.made(box, "vandelay", "stopped-")
     _change(box, "stop", org="vandelay", space="dev", name="stopped-server")
     await box.settled()
     assert await box.until_cut(pair.client, "live", 15)
