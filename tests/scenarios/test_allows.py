@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,70 +15,18 @@ from cfbridge.demo.diego import Instance
 from cfbridge.simulator import control, lab
 from cfbridge.simulator.policy_table import PolicyKey
 from egress.values import Unavailable
+from tests.scenarios.matrix import APPS, Matrix, allow
 from tests.scenarios.stage import LATE_SECONDS, becomes, known_app, spec, start, status, tcp, udp
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
 
-ALLOWED = {
-    "one tcp port": ("client", "server", "tcp", "8080"),
-    "a range of tcp ports": ("ranger", "server", "tcp", "8000-8090"),
-    "udp": ("client", "server", "udp", "5000"),
-    "a range of udp ports": ("ranger", "server", "udp", "4990-5010"),
-    "an app to itself": ("server", "server", "tcp", "8080"),
-    "another org": ("stranger", "server", "tcp", "8081"),
-}
-PROBED = {"tcp": ("8080", "8081"), "udp": ("5000",)}
-APPS = ("client", "ranger", "server", "stranger")
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Every app to every instance of `server`, on every port where it listens; and who may by ASG leave."""
-
-    box: Box
-
-    def expected(self) -> dict[str, str]:
-        found = {}
-        for source in APPS:
-            for protocol, ports in PROBED.items():
-                for port in ports:
-                    may = any((source, protocol) == (s, p) and _covers(r, port) for s, _, p, r in ALLOWED.values())
-                    found[f"{source} {protocol}/{port}"] = "open" if may else "refused"
-        return found | {"out by ASG": "open", "in by mapped port": "open"}
-
-    async def seen(self) -> dict[str, str]:
-        server = self.box.instance("server", 1)
-        found = {}
-        for source in APPS:
-            here = self.box.instance(source)
-            for port in PROBED["tcp"]:
-                found[f"{source} tcp/{port}"] = await tcp(self.box, here, server, int(port))
-            for port in PROBED["udp"]:
-                found[f"{source} udp/{port}"] = await udp(self.box, here, server, int(port))
-        found["out by ASG"] = await tcp(self.box, self.box.instance("client"), lab.EXT, 443)
-        mapped = server.mapped_port(8080)
-        found["in by mapped port"] = (await self.box.tcp_from("router", lab.CELL, mapped)).result
-        return found
-
-    async def holds(self) -> None:
-        await becomes(self.expected(), self.seen, LATE_SECONDS)
-
-
-def _covers(ports: str, port: str) -> bool:
-    first, _, last = ports.partition("-")
-    return int(first) <= int(port) <= int(last or first)
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def matrix(box: Box) -> AsyncIterator[Matrix]:
-    for app in ("client", "ranger"):
-        await box.push("acme", "dev", app)
-    await box.push("acme", "dev", "server", instances=2)
-    await box.push("globex", "dev", "stranger")
-    for source, destination, protocol, ports in ALLOWED.values():
-        await box.add_policy(source, destination, protocol, ports)
-    await box.bind_asg("out", [{"protocol": "tcp", "destination": lab.EXT, "ports": "443"}], "acme/dev")
-    made = Matrix(box)
+    for app, org in APPS.items():
+        await box.push(org, "dev", app, instances=2 if app == "server" else 1)
+    await allow(box)
+    made = Matrix(box, {app: box.instance(app) for app in APPS}, box.instance("server", 1))
     await made.holds()
     yield made
 

@@ -18,6 +18,7 @@ from cfbridge.demo.diego import Instance
 from cfbridge.demo.installation import until
 from cfbridge.simulator import lab, runs
 from cfbridge.simulator.garden import health_check_spec
+from tests.scenarios.matrix import APPS, Matrix, allow
 from tests.scenarios.stage import (
     LATE_SECONDS,
     back,
@@ -124,6 +125,26 @@ async def test_after_a_reboot_every_down_is_well_before_the_agent_is_up_and_noth
     assert await tcp(box, server, client) == "refused"
     assert (await leases(box)).keys() == {client.address, server.address}
     await _away_with(box, client, server)
+
+
+async def test_after_a_reboot_every_allow_passes_and_nothing_else_does(box: Box) -> None:
+    async def started() -> Matrix:
+        senders = {app: await start(box, spec(box, app), serve=True) for app in APPS}
+        return Matrix(box, senders, await start(box, spec(box, "server", netin=[(0, 8080)]), serve=True))
+
+    await _booted(box, "seven")
+    for app, org in APPS.items():
+        await known_app(box, org, "dev", app)
+    await allow(box)
+    await (await started()).holds()
+
+    await _power_cut(box, "eight")
+    assert await _garden_comes_up(box) == []
+    await back(box, "agent")
+    again = await started()
+    await again.holds()
+    assert await again.seen() == again.expected()
+    await _away_with(box, *again.senders.values(), again.server)
 
 
 async def test_after_a_reboot_nothing_passes_before_the_bridge_was_heard_and_health_checks_start(box: Box) -> None:
