@@ -18,6 +18,7 @@ _SYN, _RST, _PSH, _ACK = 2, 4, 8, 16
 NUMBERS = 1 << 20
 """They are said in the upper bits of a sequence number."""
 _SERVER = 0x800
+_TIMESTAMP_REPLY = 14
 
 
 class Part(IntEnum):
@@ -70,10 +71,10 @@ def _reply(seen: Seen, part: Part) -> bytes | None:
     if protocol in (1, 58):
         kind = body[0]
         if part is Part.FORWARD:
-            kind = {0: 8, 14: 13, 129: 128}[kind]
+            kind = {0: 8, _TIMESTAMP_REPLY: 13, 129: 128}[kind]
         else:
-            kind = {8: 0, 13: 14, 128: 129}[kind]
-        return _ip(destination, source, protocol, _icmp(kind, 0, seen.number, part, body[4:6]))
+            kind = {8: 0, 13: _TIMESTAMP_REPLY, 128: 129}[kind]
+        return _ip(destination, source, protocol, _icmp(kind, 0, seen.number, part, body[4:8]))
     to, from_ = struct.unpack_from("!HH", body)
     if protocol == 17:
         return _ip(destination, source, 17, _udp(from_, to, seen.number, part))
@@ -112,13 +113,16 @@ def _read(protocol: int, body: bytes, packet: bytes) -> Seen | None:
     if protocol in (1, 58) and body and (body[0] in (3, 11) if protocol == 1 else body[0] < 128):
         quoted = read(body[8:])
         return None if quoted is None else Seen(quoted.number, Part.REFUSED, packet)
-    at = 8
-    if body[at : at + 4] != _MAGIC:
+    if body[8:12] != _MAGIC:
         return None
-    part = Part(body[at + 4])
-    if part is Part.OPENING and protocol in (1, 58) and body[0] in (0, 14, 129):
+    number = int.from_bytes(body[13:17], "big")
+    if protocol == 1 and body[0] == _TIMESTAMP_REPLY and number != _identified(body):
+        # A kernel answered: it keeps identity and four bytes, and writes its time of day over part and number.
+        return Seen(_identified(body), Part.ANSWER, packet)
+    part = Part(body[12])
+    if part is Part.OPENING and protocol in (1, 58) and body[0] in (0, _TIMESTAMP_REPLY, 129):
         part = Part.ANSWER  # the cell's own kernel gives back what it was asked
-    return Seen(int.from_bytes(body[at + 5 : at + 9], "big"), part, packet)
+    return Seen(number, part, packet)
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -145,9 +149,14 @@ def _udp(source: int, destination: int, number: int, part: Part) -> bytes:
 
 
 def _icmp(kind: int, code: int, number: int, part: Part, identity: bytes = b"") -> bytes:
-    return struct.pack("!BBH2sH", kind, code, 0, identity or (number & 0xFFFF).to_bytes(2, "big"), 1) + _mine(
-        number, part
-    )
+    said = identity or struct.pack("!HH", number & 0xFFFF, number >> 16)
+    return struct.pack("!BBH4s", kind, code, 0, said) + _mine(number, part)
+
+
+def _identified(body: bytes) -> int:
+    """The number, by an ICMP message's identifier and sequence."""
+    identifier, sequence = struct.unpack_from("!HH", body, 4)
+    return int(identifier | sequence << 16)
 
 
 _CHECKSUM_AT = {6: 16, 17: 6, 1: 2, 58: 2}
