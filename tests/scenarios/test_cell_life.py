@@ -157,7 +157,8 @@ async def test_an_up_while_the_store_is_away_fails_and_names_it_and_all_is_well_
         assert check.address
         assert await box.flows(client, "live")
     await becomes("ok", partial(verdict, box), LATE_SECONDS)
-    assert await leases(box) == before
+    # Its commit may have ended with the lock, after everybody gave it up: it goes when its `down` is said again.
+    await becomes(before, partial(leases, box))
     another = await start(box, spec(box, "storeless-server"), serve=True)
     assert await tcp(box, client, another) == "open"
     assert await tcp(box, client, server) == "open"
