@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 _BACKOFF_CEILING = 60.0
 GRACE_SECONDS = 5.0
 """So long a new bridge waits for its own first looks before it works with what an earlier one left."""
+RETOLD_SECONDS = 2.0
+"""While looks fail, other words of theirs are told so often at most: some carry a number that is new each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,8 @@ class FoundationWatch:
         self._policy_server = policy_server or PolicyServer(config.policy_server)
         self._clock = clock
         state = remembered or FoundationState(config.name)
+        self._said: dict[str, tuple[str, float]] = {}
+        """By kind: what was told last of a failure, and when."""
         self._looks: dict[str, Look] = {**dict.fromkeys(_ALL, Look()), **state.looks}
         self._known = Known(config, replace(state, looks=dict(self._looks)), clock, self._look_again)
         self._swept = {kind.name: _Swept() for kind in _KINDS}
@@ -224,11 +228,15 @@ class FoundationWatch:
 
     def _failed(self, kind: str, error: str, differs: bool = False) -> None:
         before = self._looks[kind]
-        since = before.stale_since if before.stale_since is not None else self._clock()
+        now = self._clock()
+        since = before.stale_since if before.stale_since is not None else now
         self._looks[kind] = Look(before.complete_at, since, error, before.remembered)
-        if before.stale_since is None:
+        said, at = self._said.get(kind, ("", 0.0))
+        news = before.stale_since is None or (error != said and hints.is_due(at, now, RETOLD_SECONDS))
+        if news:
+            self._said[kind] = error, now
             log.warning("look failed", foundation=self._config.name, kind=kind, error=error)
-        if before.stale_since is None or differs:
+        if news or differs:
             self._report()
 
     async def _policies(self, whole: bool) -> _Seen | None:

@@ -185,6 +185,24 @@ async def test_a_failed_look_changes_nothing_but_its_look(watched: Watched, fake
 
 
 @pytest.mark.usefixtures("small")
+async def test_what_a_later_failure_says_is_told_too_but_not_at_each_of_them(watched: Watched, fake: Fake) -> None:
+    """The first may be a connection that ended; why it can't be made anew, the next ones say."""
+    await watched.watch.look_once()
+    words = ["hung up", *["certificate"] * 5, *(f"request {number}" for number in range(20))]
+    fake.instead["policies_last_updated"] = deque((500, {}, said) for said in words)
+    told = []
+    for at in range(len(words)):
+        watched.now = 2000.0 + at / 2
+        watched.published.clear()
+        assert not await watched.watch.look_at_policies()
+        told += [state.looks["policies"].error for state in watched.published]
+    assert "hung up" in told[0]
+    assert "certificate" in told[1]
+    assert len(told) <= len(words) / 2 / 2 + 1
+    assert watched.watch.state.looks["policies"].stale_since == 2000.0
+
+
+@pytest.mark.usefixtures("small")
 async def test_the_time_it_became_stale_stays_and_passes(watched: Watched, fake: Fake) -> None:
     await watched.watch.look_once()
     fake.instead["policies_last_updated"] = deque([(500, {}, ""), (500, {}, "")])
