@@ -127,19 +127,31 @@ def subtract(ranges: Iterable[PackedRange], holes: Iterable[PackedRange]) -> tup
     """The addresses of `ranges` that are in none of `holes`."""
     left: list[PackedRange] = []
     cuts = merge(holes)
+    at = 0
     for first, last in merge(ranges):
         low: Packed | None = first
-        for hole_first, hole_last in cuts:
-            if low is None or len(hole_first) != len(low) or hole_last < low or hole_first > last:
-                continue
+        while at < len(cuts) and _is_before(cuts[at], first):
+            at += 1
+        ahead = at
+        while low is not None and ahead < len(cuts) and _begins_within(cuts[ahead], last):
+            hole_first, hole_last = cuts[ahead]
             if hole_first > low:
                 before = previous_address(hole_first)
                 assert before is not None
                 left.append((low, before))
             low = next_address(hole_last)
+            ahead += 1
         if low is not None and low <= last:
             left.append((low, last))
     return tuple(left)
+
+
+def _is_before(each: PackedRange, address: Packed) -> bool:
+    return (len(each[1]), each[1]) < (len(address), address)
+
+
+def _begins_within(each: PackedRange, last: Packed) -> bool:
+    return len(each[0]) == len(last) and each[0] <= last
 
 
 def intersect(left: Sequence[PackedRange], right: Sequence[PackedRange]) -> tuple[PackedRange, ...]:
