@@ -1,17 +1,17 @@
-"""Whom does a group's criteria expression name, and who can change that? Nouns, their meaning, their trust.
+"""Which nouns is a group's criteria expression made of, and who can change whom it names?
 
 Who lacks an attribute satisfies no test of it, `!=` included: `not tag env = "prod"` names what nobody tagged yet,
-`tag env != "prod"` does not. (`criteria_text` reads and writes the language.)
+`tag env != "prod"` does not. (`criteria_text` reads and writes the language; `matching` finds who satisfies it.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from egress.values import Packed, PackedRange
+from egress.values import PackedRange
 
 
 class Trust(IntEnum):
@@ -31,6 +31,9 @@ FIELDS = {
     "org": Trust.ORG_MANAGER,
     "space": Trust.SPACE_MANAGER,
     "app": Trust.DEVELOPER,
+    "org.guid": Trust.ADMIN,
+    "space.guid": Trust.ADMIN,
+    "app.guid": Trust.ADMIN,
     "process": Trust.DEVELOPER,
     "workload": Trust.DEVELOPER,
     "instance": Trust.DEVELOPER,
@@ -94,63 +97,6 @@ class Either:
 Criteria = Comparison | Within | Not | All | Either
 
 
-# Meaning --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What criteria can ask of one workload. An attribute that it doesn't have is not there, rather than empty."""
-
-    attributes: Mapping[Attribute, str]
-    addresses: tuple[Packed, ...] = ()
-
-
-def matches(criteria: Criteria, who: Identity, in_group: Callable[[str], bool]) -> bool:
-    """`in_group`: whether it is a member of the group of that name; an unknown group has no member."""
-    match criteria:
-        case Comparison(Attribute("group"), operator, values):
-            return operator != "exists" and _holds(operator, values, in_group)
-        case Comparison(attribute, operator, values):
-            has = who.attributes.get(attribute)
-            if has is None:
-                return False
-            return operator == "exists" or _holds(operator, values, lambda value: has == value, has)
-        case Within(range=(first, last)):
-            return any(len(each) == len(first) and first <= each <= last for each in who.addresses)
-        case Not(inner):
-            return not matches(inner, who, in_group)
-        case All(parts):
-            return all(matches(part, who, in_group) for part in parts)
-        case Either(parts):
-            return any(matches(part, who, in_group) for part in parts)
-
-
-def _holds(operator: str, values: Collection[str], equals: Callable[[str], bool], has: str = "") -> bool:
-    if operator == "~":
-        return any(globs(value, has) for value in values)
-    return any(map(equals, values)) != (operator in ("!=", "not in"))
-
-
-def globs(pattern: str, written: str) -> bool:
-    """`*` is any text, `?` one character, everything else itself. Never slower than length by length."""
-    at = there = 0
-    star, resume = -1, 0
-    while there < len(written):
-        if at < len(pattern) and pattern[at] == "*":
-            star, resume = at, there
-            at += 1
-        elif at < len(pattern) and pattern[at] in ("?", written[there]):
-            at += 1
-            there += 1
-        elif star >= 0:  # the last star takes one character more
-            at = star + 1
-            resume += 1
-            there = resume
-        else:
-            return False
-    return not pattern[at:].strip("*")
-
-
 # Trust ---------------------------------------------------------------------------------------------------------------
 
 
@@ -181,3 +127,26 @@ def groups(criteria: Criteria) -> frozenset[str]:
     return frozenset(
         value for test in comparisons(criteria) if test.attribute.field == "group" for value in test.values
     )
+
+
+# Globs --------------------------------------------------------------------------------------------------------------
+
+
+def globs(pattern: str, written: str) -> bool:
+    """`*` is any text, `?` one character, everything else itself. Never slower than length by length."""
+    at = there = 0
+    star, resume = -1, 0
+    while there < len(written):
+        if at < len(pattern) and pattern[at] == "*":
+            star, resume = at, there
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", written[there]):
+            at += 1
+            there += 1
+        elif star >= 0:  # the last star takes one character more
+            at = star + 1
+            resume += 1
+            there = resume
+        else:
+            return False
+    return not pattern[at:].strip("*")

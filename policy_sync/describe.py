@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from egress.values import PackedRange, text
+from policy_sync import criteria_text
 from policy_sync.model import (
     Action,
     CfPolicy,
     GardenRule,
+    Group,
     Mode,
     Packet,
     Protocol,
@@ -51,6 +53,13 @@ def rule(rule: Rule, names: Names = as_it_came) -> str:
     if not rule.enabled:
         circumstances.append("disabled")
     return " · ".join((f"{ends(rule.sources, names)} {deed}", *circumstances))
+
+
+def group(group: Group, names: Names = as_it_came) -> str:
+    """Whom it is made of. One of nobody says so: it matches nothing."""
+    listed = [_selector(each, names) for each in group.members]
+    found = [] if group.criteria is None else [f"whoever has {criteria_text.said(group.criteria)}"]
+    return f"group {group.name} is {', '.join((*listed, *found)) or 'nobody'}"
 
 
 def policy(policy: CfPolicy, names: Names = as_it_came) -> str:

@@ -6,7 +6,7 @@ so does a group that contains itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 
 from egress.values import (
@@ -21,6 +21,8 @@ from egress.values import (
     prefix_range,
     subtract,
 )
+from policy_sync import nesting
+from policy_sync.matching import Matching
 from policy_sync.model import Group, Kind, Lifecycle, Selector, SelectorKind, Workload
 
 Ranges = tuple[PackedRange, ...]
@@ -53,6 +55,8 @@ class Membership:
         self.places: list[tuple[Workload, tuple[Packed, ...]]] = []
         self._index: dict[tuple[SelectorKind, str], list[PackedRange]] = {}
         self._resolved: dict[tuple[Selector, ...], Ranges] = {}
+        self._by_group: dict[str, Ranges] = {}
+        self._matching: Matching | None = None
         self._reported: set[Selector] = set()
         protected: list[PackedRange] = []
         for workload in workloads:
@@ -74,11 +78,11 @@ class Membership:
                 self._refuse(
                     "GROUP_TWICE", f"there are two groups {_short(group.name)}; the first is used, rename the other"
                 )
-        self._cyclic, inner_first = _nesting(self._groups)
+        self._cyclic, inner_first = nesting.order(self._groups)
         for name in sorted(self._cyclic):
             self._refuse("GROUP_CYCLE", f"group {_short(name)} contains itself and matches nothing; take it out")
         for name in inner_first:
-            self.ranges(self._groups[name].members)
+            self._of_group(name)
 
     def _enter(self, workload: Workload, ranges: list[PackedRange]) -> None:
         names: list[tuple[SelectorKind, str]] = [(SelectorKind.WORKLOAD, workload.id)]
@@ -125,8 +129,7 @@ class Membership:
             case SelectorKind.ANY:
                 return EVERYTHING
             case SelectorKind.GROUP:
-                group = self._groups.get(selector.value)
-                return self.ranges(group.members) if group and group.name not in self._cyclic else ()
+                return self._of_group(selector.value)
             case SelectorKind.RANGE:
                 try:
                     return (parse_range(selector.value),)
@@ -140,6 +143,22 @@ class Membership:
                 return self._unknown(selector, "is no kind; container, vm and cell are")
         return merge(self._index.get((selector.kind, selector.value), ()))
 
+    def _of_group(self, name: str) -> Ranges:
+        found = self._by_group.get(name)
+        if found is None:
+            group = self._groups.get(name)
+            found = self._members(group) if group and name not in self._cyclic else ()
+            self._by_group[name] = found
+        return found
+
+    def _members(self, group: Group) -> Ranges:
+        listed = self.ranges(group.members) if group.members else ()
+        if group.criteria is None:
+            return listed
+        if self._matching is None:
+            self._matching = Matching([(who.attributes, where) for who, where in self.places], self._of_group)
+        return merge((*listed, *self._matching.ranges(group.criteria)))
+
     def _unknown(self, selector: Selector, why: str) -> Ranges:
         if selector not in self._reported:
             self._reported.add(selector)
@@ -148,62 +167,6 @@ class Membership:
 
     def _refuse(self, code: str, message: str) -> None:
         self.quarantined.append(Refused(code, message))
-
-
-def _nesting(groups: dict[str, Group]) -> tuple[frozenset[str], Sequence[str]]:
-    """Groups that reach themselves, however many steps away, negated or not; and all groups, inner before outer, so
-    that groups nested thousands deep need no deep stack."""
-
-    def nested(name: str) -> Sequence[str]:
-        return [
-            member.value
-            for member in groups[name].members
-            if member.kind is SelectorKind.GROUP and member.value in groups
-        ]
-
-    return _components(tuple(groups), nested)
-
-
-def _components(names: Sequence[str], nested: Callable[[str], Sequence[str]]) -> tuple[frozenset[str], Sequence[str]]:
-    """Names on a cycle, and all names in the order in which their components are complete."""
-    done: list[str] = []
-    number: dict[str, int] = {}
-    low: dict[str, int] = {}
-    waiting: list[str] = []
-    pending: set[str] = set()
-    cyclic: set[str] = set()
-    for root in names:
-        if root in number:
-            continue
-        path = [(root, iter(nested(root)))]
-        number[root] = low[root] = len(number)
-        waiting.append(root)
-        pending.add(root)
-        while path:
-            name, rest = path[-1]
-            for inner in rest:
-                if inner == name:
-                    cyclic.add(name)
-                if inner not in number:
-                    number[inner] = low[inner] = len(number)
-                    waiting.append(inner)
-                    pending.add(inner)
-                    path.append((inner, iter(nested(inner))))
-                    break
-                if inner in pending:
-                    low[name] = min(low[name], number[inner])
-            else:
-                path.pop()
-                if path:
-                    low[path[-1][0]] = min(low[path[-1][0]], low[name])
-                if low[name] == number[name]:
-                    component = waiting[waiting.index(name) :]
-                    del waiting[-len(component) :]
-                    pending.difference_update(component)
-                    done += component
-                    if len(component) > 1:
-                        cyclic.update(component)
-    return frozenset(cyclic), done
 
 
 def _short(written: str) -> str:

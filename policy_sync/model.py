@@ -6,10 +6,12 @@ Workloads take part; groups name them; rules, in sections, in five tiers, decide
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from egress.values import PackedRange, QualifiedId
+from policy_sync.criteria import Attribute, Criteria
 
 
 class Kind(StrEnum):
@@ -92,6 +94,8 @@ class Workload:
     lifecycle: Lifecycle = Lifecycle.NONE
     name: str = ""
     """How people call it: `acme/dev/frontend/0`, `db-1`."""
+    attributes: Mapping[Attribute, str] = field(default_factory=dict, hash=False)
+    """What criteria can ask of it. One that it doesn't have is not there, rather than empty."""
     protected: bool = True
     """We own a port of it (grade `outside`)."""
     garden_rules: tuple[GardenRule, ...] = ()
@@ -127,10 +131,12 @@ ANY = (Selector(SelectorKind.ANY),)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Explicit members, other groups included (no cycles). An empty or unknown group matches nothing."""
+    """Explicit members, other groups included (no cycles), and who satisfies its criteria. An empty or unknown group
+    matches nothing."""
 
     name: str
     members: tuple[Selector, ...] = ()
+    criteria: Criteria | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,30 +7,26 @@
         destination is elsewhere             the source container's ASGs, and what Garden added
 
 It asks each question of the World itself, one packet at a time, and shares no code with `ruleset` or `membership`, so
-that the two can be held against each other.
+that the two can be held against each other. (`meant` says whom a selector means.)
 """
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
-from egress.values import Packed, pack, parse_range, unqualify
-from policy_sync import translate
+from egress.values import Packed, pack, unqualify
+from policy_sync import meant, translate
 from policy_sync.model import (
     PROTOCOL_NUMBER,
     Action,
     Asg,
     CfPolicy,
     GardenRule,
-    Kind,
     Lifecycle,
     Mode,
     Packet,
     Protocol,
     Rule,
-    Selector,
-    SelectorKind,
     Service,
     Tier,
     Verdict,
@@ -82,11 +78,12 @@ def _matches(world: World, rule: Rule, packet: Packet) -> bool:
     if not any(_service_matches(service, packet) for service in rule.services):
         return False
     source, destination = pack(packet.source), pack(packet.destination)
-    if not (_named(world, rule.sources, source) and _named(world, rule.destinations, destination)):
+    if not (meant.named(world, rule.sources, source) and meant.named(world, rule.destinations, destination)):
         return False
     if not rule.applied_to:
         return True
-    return any(_protected(world, end) and _named(world, rule.applied_to, end) for end in (source, destination))
+    ends = (end for end in (source, destination) if meant.protected(world, end))
+    return any(meant.named(world, rule.applied_to, end) for end in ends)
 
 
 def _service_matches(service: Service, packet: Packet) -> bool:
@@ -104,139 +101,22 @@ def _number(packet: Packet) -> int:
     return PROTOCOL_NUMBER.get(protocol, -1) if isinstance(protocol, Protocol) else protocol
 
 
-# Who is meant
-
-
-def _named(world: World, selectors: Sequence[Selector], address: Packed) -> bool:
-    return any(_selects(world, selector, address) for selector in selectors)
-
-
-def _selects(world: World, selector: Selector, address: Packed) -> bool:
-    plain = Selector(selector.kind, selector.value)
-    if not selector.negated:
-        return _selects_plainly(world, plain, address)
-    # The negation: known workloads with no address in it. Unknown addresses are in neither.
-    return any(
-        not any(_selects_plainly(world, plain, each) for each in _addresses(workload))
-        for workload in world.workloads
-        if address in _addresses(workload)
-    )
-
-
-def _selects_plainly(world: World, selector: Selector, address: Packed) -> bool:
-    there = [workload for workload in world.workloads if address in _addresses(workload)]
-    match selector.kind:
-        case SelectorKind.ANY:
-            return True
-        case SelectorKind.ORG:
-            return any(workload.org == selector.value for workload in there)
-        case SelectorKind.SPACE:
-            return any(workload.space == selector.value for workload in there)
-        case SelectorKind.APP:
-            return any(workload.app == selector.value for workload in there)
-        case SelectorKind.WORKLOAD:
-            return any(workload.id == selector.value for workload in there)
-        case SelectorKind.RANGE:
-            try:
-                first, last = parse_range(selector.value)
-            except ValueError:
-                return False
-            return len(first) == len(address) and first <= address <= last
-        case SelectorKind.KIND:
-            return _is_of_kind(world, selector.value, address, there)
-        case SelectorKind.GROUP:
-            if _contains_itself(world, selector.value):
-                return False
-            return _named(world, _members(world, selector.value), address)
-
-
-def _is_of_kind(world: World, kind: str, address: Packed, there: Sequence[Workload]) -> bool:
-    containers = [workload for workload in there if workload.kind is Kind.CONTAINER]
-    match kind:
-        case "container":
-            return _is_container(world, address)
-        case "vm":
-            return _is_vm(world, address)
-        case "cell":
-            return _is_cell(world, address)
-        case "running":
-            return any(each.lifecycle in (Lifecycle.APP, Lifecycle.TASK) for each in containers)
-        case "staging":
-            return any(each.lifecycle is Lifecycle.STAGING for each in containers)
-    return False
-
-
-def _members(world: World, group: str) -> Sequence[Selector]:
-    return next((each.members for each in world.groups if each.name == group), ())
-
-
-def _contains_itself(world: World, group: str) -> bool:
-    seen: set[str] = set()
-    ahead = [group]
-    while ahead:
-        for member in _members(world, ahead.pop()):
-            if member.kind is SelectorKind.GROUP and member.value == group:
-                return True
-            if member.kind is SelectorKind.GROUP and member.value not in seen:
-                seen.add(member.value)
-                ahead.append(member.value)
-    return False
-
-
-def _addresses(workload: Workload) -> list[Packed]:
-    readable = []
-    for address in workload.addresses:
-        try:
-            readable.append(pack(address))
-        except ValueError:
-            continue
-    return readable
-
-
-def _protected(world: World, address: Packed) -> bool:
-    return any(workload.protected and address in _addresses(workload) for workload in world.workloads)
-
-
-def _is_vm(world: World, address: Packed) -> bool:
-    return any(workload.kind is Kind.VM and address in _addresses(workload) for workload in world.workloads)
-
-
-def _is_cell(world: World, address: Packed) -> bool:
-    return any(pack(each) == address for each in world.cell_addresses)
-
-
-def _in_pool(world: World, address: Packed) -> bool:
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(pool) for pool in world.container_pools)
-
-
-def _is_container(world: World, address: Packed) -> bool:
-    return _in_pool(world, address) and not _is_vm(world, address)
-
-
-def _container_at(world: World, address: Packed) -> Workload | None:
-    """Where two containers say the same address, the first."""
-    if _is_vm(world, address):
-        return None
-    containers = (workload for workload in world.workloads if workload.kind is Kind.CONTAINER)
-    return next((workload for workload in containers if address in _addresses(workload)), None)
-
-
 # What Cloud Foundry says
 
 
 def _cloud_foundry(world: World, packet: Packet) -> Iterator[str]:
     """Keys of the network policies or ASG entries that allow it."""
     source, destination = pack(packet.source), pack(packet.destination)
-    sender = _container_at(world, source)
-    if sender is None or _is_cell(world, destination):
+    sender = meant.container_at(world, source)
+    if sender is None or meant.is_cell(world, destination):
         return
-    if not _in_pool(world, destination):
+    if not meant.in_pool(world, destination):
         for key, rule in _outward(world, sender):
             if _entry_matches(rule, destination, packet):
                 yield key
         return
-    receiver = _container_at(world, destination)
-    if receiver is None or not _is_container(world, source):
+    receiver = meant.container_at(world, destination)
+    if receiver is None or not meant.is_container(world, source):
         return
     if not (_takes_part_in_policies(sender) and _takes_part_in_policies(receiver)):
         return

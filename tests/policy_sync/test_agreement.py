@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from egress.values import QualifiedId, parse_range
 from policy_sync import compiler, ruleset, verdict
+from policy_sync.criteria import All, Attribute, Comparison, Either, Not, Within
 from policy_sync.model import (
     Action,
     Asg,
@@ -50,6 +51,30 @@ def tuples(of: st.SearchStrategy, low: int = 0, high: int = 3) -> st.SearchStrat
     return st.lists(of, min_size=low, max_size=high).map(tuple)
 
 
+KIND, TAG, LABEL = Attribute("kind"), Attribute("tag", "env"), Attribute("label", "a b")
+VALUES = st.sampled_from(("prod", "stage", "p*", "?r*d", "*"))
+comparisons = st.one_of(
+    st.builds(Comparison, st.sampled_from((KIND, TAG, LABEL)), st.sampled_from(("=", "!=", "~")), st.tuples(VALUES)),
+    st.builds(Comparison, st.sampled_from((TAG, LABEL)), st.sampled_from(("in", "not in")), st.tuples(VALUES, VALUES)),
+    st.builds(Comparison, st.sampled_from((TAG, LABEL)), st.just("exists")),
+    st.builds(
+        Comparison,
+        st.just(Attribute("group")),
+        st.sampled_from(("=", "!=", "in", "not in")),
+        st.tuples(st.sampled_from(GROUPS)),
+    ),
+    st.sampled_from(RANGES[:-1]).map(lambda each: Within(each, parse_range(each))),
+)
+criterias = st.recursive(
+    comparisons,
+    lambda inner: st.one_of(
+        inner.map(Not),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: All(tuple(parts))),
+        st.lists(inner, min_size=2, max_size=3).map(lambda parts: Either(tuple(parts))),
+    ),
+    max_leaves=5,
+)
+attributes = st.dictionaries(st.sampled_from((TAG, LABEL)), st.sampled_from(("prod", "stage", "")))
 selectors = st.one_of(
     st.builds(Selector, st.just(SelectorKind.ANY), negated=st.sampled_from((False, False, True))),
     st.builds(Selector, st.just(SelectorKind.GROUP), st.sampled_from(GROUPS), booleans),
@@ -112,6 +137,7 @@ def workloads(draw: st.DrawFn) -> tuple[Workload, ...]:
                 protected=draw(booleans),
                 garden_rules=draw(tuples(garden_rules, 0, 2)),
                 net_out=draw(tuples(garden_rules, 0, 1)),
+                attributes={KIND: kind.value, **draw(attributes)},
             )
         )
     return tuple(made)
@@ -135,7 +161,7 @@ rules = st.builds(
 worlds = st.builds(
     World,
     workloads=workloads(),
-    groups=tuples(st.builds(Group, st.sampled_from(GROUPS[:-1]), tuples(selectors)), 0, 4),
+    groups=tuples(st.builds(Group, st.sampled_from(GROUPS[:-1]), tuples(selectors), st.none() | criterias), 0, 4),
     rules=tuples(rules, 0, 6),
     policies=st.frozensets(policies, max_size=8),
     asgs=st.lists(asgs, max_size=3, unique_by=lambda asg: asg.id).map(tuple),

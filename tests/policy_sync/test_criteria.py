@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.values import RefusedError, pack, parse_range
+from egress.values import Packed, RefusedError, pack, parse_range, text
 from policy_sync import criteria, criteria_text
 from policy_sync.criteria import (
     FIELDS,
@@ -19,13 +19,13 @@ from policy_sync.criteria import (
     Comparison,
     Criteria,
     Either,
-    Identity,
     Not,
     Trust,
     Within,
 )
+from policy_sync.matching import Matching, Ranges
 
-WEB = Identity(
+WEB = (
     {
         Attribute("org"): "acme",
         Attribute("space"): "prod",
@@ -35,11 +35,15 @@ WEB = Identity(
     },
     (pack("10.1.2.3"), pack("fd00::7")),
 )
-DATABASE = Identity({Attribute("kind"): "vm", Attribute("vm.name"): "db-1"}, (pack("10.9.0.4"),))
+DATABASE = ({Attribute("kind"): "vm", Attribute("vm.name"): "db-1"}, (pack("10.9.0.4"),))
+Place = tuple[dict[Attribute, str], tuple[Packed, ...]]
 
 
-def named(written: str, who: Identity = WEB, groups: tuple[str, ...] = ()) -> bool:
-    return criteria.matches(criteria_text.parse(written), who, groups.__contains__)
+def named(written: str, who: Place = WEB, groups: tuple[str, ...] = ()) -> bool:
+    def in_group(name: str) -> Ranges:
+        return ((who[1][0], who[1][0]),) if name in groups else ()
+
+    return Matching([who], in_group).workloads(criteria_text.parse(written)) == {0}
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,35 @@ def test_a_glob_takes_what_the_standard_librarys_does(pattern: str, written: str
 def test_brackets_in_a_glob_are_brackets():
     assert criteria.globs("[ab]*", "[ab]x")
     assert not criteria.globs("[ab]", "a")
+
+
+# Addresses
+
+
+def members(written: str, *places: Place, **groups: str) -> list[str]:
+    def in_group(name: str) -> Ranges:
+        return (parse_range(groups[name]),) if name in groups else ()
+
+    found = Matching(places, in_group).ranges(criteria_text.parse(written))
+    return [text(first) if first == last else f"{text(first)}-{text(last)}" for first, last in found]
+
+
+def test_who_has_one_address_in_a_prefix_is_named_with_all_of_them():
+    assert members("cidr 10.1.0.0/16", WEB) == ["10.1.0.0-10.1.255.255", "fd00::7"]
+
+
+def test_an_address_that_nobody_has_is_named_by_prefix_and_by_group_and_by_no_negation():
+    assert members("cidr 192.0.2.0/30 and not cidr 192.0.2.1", WEB) == []
+    assert members('cidr 192.0.2.0/30 and group = "servers"', WEB, servers="192.0.2.2-192.0.2.9") == [
+        "192.0.2.2-192.0.2.3"
+    ]
+    assert members('not group = "servers"', WEB, servers="192.0.2.2") == ["10.1.2.3", "fd00::7"]
+
+
+def test_an_address_of_a_prefix_that_somebody_has_is_named_only_where_they_satisfy_the_rest():
+    written = 'cidr 10.9.0.4-10.9.0.5 and not vm.name = "db-1"'
+    assert members(written, DATABASE) == []
+    assert members('cidr 10.9.0.4-10.9.0.5 or vm.name = "db-2"', DATABASE) == ["10.9.0.4-10.9.0.5"]
 
 
 # Trust
