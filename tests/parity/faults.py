@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from egress.values import subtract
 from garden_plugin.dataplane.linux import conntrack, driver, firewall, items, skeleton
 from garden_plugin.dataplane.linux.conntrack import Restamped
 from policy_sync import compiler
+from policy_sync.criteria import All, Comparison, Criteria, Either, Not
+from policy_sync.matching import Matching, Positions
 from policy_sync.membership import EVERYTHING, Membership
 from policy_sync.model import Action, Rule
 from policy_sync.ruleset import AddressSet, PolicyMatch
@@ -142,6 +145,73 @@ def _negation_is_everything() -> contextlib.AbstractContextManager[None]:
     return _instead(Membership, "_one", lambda one: lambda self, s: EVERYTHING if s.negated else one(self, s))
 
 
+def _without_criteria() -> contextlib.AbstractContextManager[None]:
+    return _instead(
+        Membership, "_members", lambda members: lambda self, group: members(self, replace(group, criteria=None))
+    )
+
+
+def _meaning(kind: type[Criteria], made: Callable[[Matching, Any, Positions], Positions]) -> Any:
+    """Another meaning of one kind of expression; `made` gets what it should be."""
+
+    def satisfying(right: Any) -> Any:
+        def wrong(self: Matching, criteria: Criteria) -> Positions:
+            found = right(self, criteria)
+            return made(self, criteria, found) if isinstance(criteria, kind) else found
+
+        return wrong
+
+    return _instead(Matching, "_satisfying", satisfying)
+
+
+def _absent_is_another() -> contextlib.AbstractContextManager[None]:
+    def made(matching: Matching, test: Any, found: Positions) -> Positions:
+        positive = {"!=": "=", "not in": "in"}.get(test.operator)
+        return matching.workloads(Not(replace(test, operator=positive))) if positive else found
+
+    return _meaning(Comparison, made)
+
+
+def _or_is_and() -> contextlib.AbstractContextManager[None]:
+    return _meaning(Either, lambda matching, either, _: matching.workloads(All(either.parts)))
+
+
+def _and_is_its_first_part() -> contextlib.AbstractContextManager[None]:
+    return _meaning(All, lambda matching, both, _: matching.workloads(both.parts[0]))
+
+
+def _one_family_is_enough() -> contextlib.AbstractContextManager[None]:
+    """Whoever satisfies a criteria expression is named by the first address alone."""
+
+    def ranges(right: Any) -> Any:
+        def wrong(self: Matching, criteria: Criteria) -> Any:
+            lost = [(each, each) for at in self.workloads(criteria) for each in self._places[at][1][1:]]
+            return subtract(right(self, criteria), lost)
+
+        return wrong
+
+    return _instead(Matching, "ranges", ranges)
+
+
+def _nobody_is_named() -> contextlib.AbstractContextManager[None]:
+    return _instead(Matching, "_nobodys", lambda _: lambda self, criteria: ())
+
+
+def _nobody_is_named_by_negation() -> contextlib.AbstractContextManager[None]:
+    def nobodys(right: Any) -> Any:
+        return lambda self, criteria: EVERYTHING if isinstance(criteria, Not) else right(self, criteria)
+
+    return _instead(Matching, "_nobodys", nobodys)
+
+
+def _last_port_is_missing() -> contextlib.AbstractContextManager[None]:
+    def shorter(match: PolicyMatch) -> PolicyMatch:
+        # Of two ports one would be left, which lies in another set.
+        return match._replace(last_port=match.last_port - 1) if match.last_port > match.first_port + 1 else match
+
+    return _instead(firewall, "_policy_key", lambda key: lambda match: key(shorter(match)))
+
+
 FAULTS = (
     Fault(
         "dead_connections_live_on",
@@ -173,4 +243,14 @@ FAULTS = (
     Fault("staging_takes_part", "a network policy opens staging containers", _staging_takes_part),
     Fault("sections_upside_down", "within a tier the last rule wins", _sections_upside_down),
     Fault("negation_is_everything", "not in a group means any address at all", _negation_is_everything),
+    Fault("without_criteria", "the criteria of a group name nobody", _without_criteria),
+    Fault("absent_is_another", "who lacks an attribute satisfies its `!=`", _absent_is_another),
+    Fault("or_is_and", "`or` in criteria means both", _or_is_and),
+    Fault("and_is_its_first_part", "`and` in criteria forgets what comes after it", _and_is_its_first_part),
+    Fault("one_family_is_enough", "criteria name the first address of a workload alone", _one_family_is_enough),
+    Fault("nobody_is_named", "a prefix in criteria names no address that nobody has", _nobody_is_named),
+    Fault(
+        "nobody_is_named_by_negation", "`not` in criteria names addresses that nobody has", _nobody_is_named_by_negation
+    ),
+    Fault("last_port_is_missing", "a network policy opens all ports of its range but the last", _last_port_is_missing),
 )

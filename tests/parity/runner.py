@@ -6,6 +6,7 @@ python -m tests.parity --dataplane linux --worlds 200 --seed 7 [--first 41]
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import time
@@ -15,10 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from policy_sync import verdict
-from policy_sync.model import Action, Packet, World
+from policy_sync.model import Packet, World
 from tests.parity import changes, plays, worlds
+from tests.parity.coverage import Coverage
 from tests.parity.plays import Disagreement, InMemory, OnLinux, Play
 
+_TELLING = 5_000
+"""Of so many packets on, it must have been met often enough what decides."""
 _SHOWN = 5
 """Disagreements are shrunk and said; after so many the others are only counted."""
 
@@ -39,22 +43,22 @@ class Outcome:
     packets: int = 0
     disagreements: int = 0
     seconds: float = 0.0
-    seen: Counter[str] = field(default_factory=Counter)
+    coverage: Coverage = field(default_factory=Coverage)
     followed: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, object]:
-        shares = {name: round(number / max(1, self.packets), 4) for name, number in sorted(self.seen.items())}
         return {
             "worlds": self.worlds,
             "packets": self.packets,
             "disagreements": self.disagreements,
             "seconds": round(self.seconds, 2),
-            "coverage": shares,
+            "coverage": self.coverage.shares(),
             **{name.replace(" ", "_"): number for name, number in sorted(self.followed.items())},
         }
 
 
+@functools.lru_cache(maxsize=256)
 def made(seed: int, number: int, packets: int) -> Play:
     """World `number` of a seed: always the same, whichever came before."""
     rng = random.Random(f"{seed}:{number}")
@@ -98,20 +102,9 @@ def run(
 
 def _count(outcome: Outcome, play: Play) -> None:
     outcome.worlds += 1
-    seen = outcome.seen
     for world, packets in ((play.world, play.packets), (play.changed or play.world, play.later)):
         ids = worlds.numbered(world)
-        plain = replace(world, rules=tuple(each for each in world.rules if each.action is not Action.PASS))
-        for packet in packets:
-            judged = plays.judged(world, packet, ids)
-            seen[f"action:{judged.action.value}"] += 1
-            seen[f"tier:{judged.tier.name.lower()}"] += 1
-            seen[f"by:{judged.rule.partition(':')[0]}"] += 1
-            seen["mapped"] += packet.mapped
-            seen["v6"] += ":" in packet.source
-            seen[f"protocol:{getattr(packet.protocol, 'value', packet.protocol)}"] += 1
-            if len(plain.rules) < len(world.rules) and verdict.verdict(plain, packet, ids) != judged:
-                seen["action:pass"] += 1
+        outcome.coverage.add(world, packets, functools.partial(plays.judged, world, ids=ids), ids)
         outcome.packets += len(packets)
 
 
@@ -167,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         whole.packets += part.packets
         whole.disagreements += part.disagreements
         whole.seconds += part.seconds
-        whole.seen += part.seen
+        whole.coverage += part.coverage
         whole.followed += part.followed
     print(json.dumps({**whole.summary(), "seed": seed, "dataplane": asked.dataplane}))
-    return 1 if whole.disagreements else 0
+    lacking = whole.coverage.lacking() if whole.packets >= _TELLING else []
+    for each in lacking:
+        print(f"MET TOO SELDOM {each}")
+    return 1 if whole.disagreements or lacking else 0

@@ -6,13 +6,13 @@ random_world ─> random_packets ─> (someone sends them) ─> disagreement ─
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from egress.values import QualifiedId, pack, qualify, text
-from policy_sync import compiler, describe, ruleset, translate, verdict
+from egress.values import QualifiedId, contains, merge, pack, parse_range, prefix_range, qualify, text
+from policy_sync import compiler, describe, ruleset, translate
+from policy_sync.criteria import All, Attribute, Comparison, Criteria, Either, Not, Within
 from policy_sync.model import (
     ANY,
     Action,
@@ -34,6 +34,7 @@ from policy_sync.model import (
     Workload,
     World,
 )
+from tests.parity import coverage
 
 FOUNDATION = "cf"
 POOL4, POOL6 = "10.240.0.0/16", "fd42:240::/48"
@@ -41,9 +42,11 @@ CELL4, CELL6, DNS = "10.0.1.10", "fd42:1::10", "169.254.0.53"
 OUTSIDE4 = ("203.0.113.7", "203.0.113.8", "198.51.100.20")
 OUTSIDE6 = ("2001:db8::7", "2001:db8::8")
 METADATA, METADATA6 = "169.254.169.254", "fd00:ec2::254"
+_PORTED, _ICMP = (Protocol.TCP, Protocol.UDP), (Protocol.ICMP, Protocol.ICMPV6)
 PORTS = (22, 53, 80, 443, 8080, 9000)
 ORGS = 3
-DEFAULTS = frozenset(rule.key for rule in translate.baseline_rules())
+_DRAWN = 3
+"""So many packets are drawn for one that is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,13 @@ def _containers(rng: random.Random, size: Size) -> Iterator[Workload]:
             name=f"{path}/{number}",
             garden_rules=tuple(_entry(rng) for _ in range(rng.randint(0, 2))),
             net_out=(_entry(rng),) if rng.random() < 0.1 else (),
+            attributes={
+                Attribute("kind"): "container",
+                Attribute("org"): orgs[org],
+                Attribute("space"): space,
+                Attribute("app"): app,
+                **_tagged(rng),
+            },
         )
 
 
@@ -116,7 +126,16 @@ def _vms(rng: random.Random, size: Size) -> Iterator[Workload]:
         addresses = vm_addresses(number, inside, protected)[: 2 if size.v6 and rng.random() < 0.9 else 1]
         org = qualify(FOUNDATION, "acme") if inside else None
         name = f"db-{number}"
-        yield Workload(f"vm:{name}", Kind.VM, addresses, "cell-1", org, name=name, protected=protected)
+        attributes = {Attribute("kind"): "vm", Attribute("vm.name"): name, **_tagged(rng)}
+        yield Workload(
+            f"vm:{name}", Kind.VM, addresses, "cell-1", org, name=name, protected=protected, attributes=attributes
+        )
+
+
+def _tagged(rng: random.Random) -> dict[Attribute, str]:
+    """Our tags and their labels; who has none is what negations are about."""
+    drawn = ((_TAG, rng.choice(("prod", "dev"))), (_LABEL, rng.choice(("blue", "blue-green"))))
+    return {attribute: value for attribute, value in drawn if rng.random() < 0.6}
 
 
 def container_addresses(org: int, number: int) -> tuple[str, str]:
@@ -137,7 +156,7 @@ def vm_addresses(number: int, inside: bool, protected: bool) -> tuple[str, str]:
 
 def random_groups(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Group, ...]:
     members = [tuple(_member(rng, workloads) for _ in range(rng.randint(1, 3))) for _ in range(2)]
-    outer = (Selector(SelectorKind.GROUP, "g0"), _member(rng, workloads))
+    outer = (Selector(SelectorKind.GROUP, "g0"), *((_member(rng, workloads),) if rng.random() < 0.4 else ()))
     loop = (Selector(SelectorKind.GROUP, "loop"), _member(rng, workloads))
     return (
         Group("g0", members[0]),
@@ -145,7 +164,32 @@ def random_groups(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Gr
         Group("outer", outer),
         Group("empty"),
         Group("loop", loop),
+        Group("dynamic", criteria=random_criteria(rng, workloads)),
+        Group("mixed", (_member(rng, workloads),), random_criteria(rng, workloads)),
     )
+
+
+def random_criteria(rng: random.Random, workloads: Sequence[Workload], depth: int = 2) -> Criteria:
+    """Of two or three tests, negated, nested in other groups and beside prefixes."""
+    if depth and rng.random() < 0.65:
+        drawn = rng.random()
+        if drawn < 0.25:
+            return Not(random_criteria(rng, workloads, depth - 1))
+        parts = tuple(random_criteria(rng, workloads, depth - 1) for _ in range(2))
+        return All(parts) if drawn < 0.65 else Either(parts)
+    if rng.random() < 0.25:
+        written = rng.choice((*_NETWORKS4, *_NETWORKS6))
+        return Within(written, parse_range(written))
+    if rng.random() < 0.3:
+        group = rng.choice(("g0", "g1", "outer", "empty", "loop", "unknown"))
+        return Comparison(Attribute("group"), rng.choice(("=", "!=")), (group,))
+    attribute, value = rng.choice(sorted(rng.choice(workloads).attributes.items()))
+    operator = rng.choice(("=", "=", "!=", "!=", "in", "not in", "exists", "~"))
+    if operator in ("!=", "not in") and rng.random() < 0.7:
+        attribute, value = rng.choice(((_TAG, "prod"), (_LABEL, "blue")))  # which some have not
+    if operator == "~":
+        value = rng.choice((f"{value[:2]}*", f"?{value[1:]}"))
+    return Comparison(attribute, operator, () if operator == "exists" else (value,))
 
 
 def _member(rng: random.Random, workloads: Sequence[Workload]) -> Selector:
@@ -158,6 +202,8 @@ def _member(rng: random.Random, workloads: Sequence[Workload]) -> Selector:
     return rng.choice(choices)
 
 
+_TAG, _LABEL = Attribute("tag", "env"), Attribute("label", "team")
+_GROUPS = ("g0", "g1", "outer", "empty", "loop", "unknown", "dynamic", "mixed")
 _NETWORKS4 = ("10.240.0.0/24", "10.240.1.0-10.240.1.9", "203.0.113.0/24", "10.0.0.0/8")
 _NETWORKS6 = ("fd42:240::/64", "fd42:240:0:1::3-fd42:240:0:1::9", "2001:db8::/64", "fd42::/16")
 
@@ -172,7 +218,7 @@ def _end(rng: random.Random, workloads: Sequence[Workload]) -> tuple[Selector, .
         network = rng.choice((*_NETWORKS4, *_NETWORKS6))
         return (Selector(SelectorKind.RANGE, network),)
     if drawn < 0.75:
-        group = rng.choices(("g0", "g1", "outer", "empty", "loop", "unknown"), (6, 6, 4, 1, 1, 1))[0]
+        group = rng.choices(_GROUPS, (3, 3, 9, 3, 1, 2, 7, 5))[0]
         return (Selector(SelectorKind.GROUP, group, negated=rng.random() < 0.25),)
     return tuple(_member(rng, workloads) for _ in range(rng.randint(1, 2)))
 
@@ -181,7 +227,7 @@ def _rules(rng: random.Random, count: int, workloads: Sequence[Workload]) -> Ite
     for number in range(count):
         rule = random_rule(rng, number, workloads)
         yield rule
-        if rule.action is Action.PASS and rng.random() < 0.8:
+        if rule.action is Action.PASS and rng.random() < 0.95:
             # A pass decides only where something behind it in its tier would have.
             action = rng.choice((Action.ALLOW, Action.DROP))
             name = f"{rule.name}-behind"
@@ -192,16 +238,17 @@ def random_rule(rng: random.Random, number: int, workloads: Sequence[Workload]) 
     tier = rng.choice(tuple(Tier))
     actions = [Action.ALLOW, Action.ALLOW, Action.DROP, Action.REJECT]
     if tier < Tier.APPLICATION:
-        actions += [Action.PASS, Action.PASS]
+        actions += [Action.PASS] * 8
+    action = rng.choice(actions)
     return Rule(
         key=f"rule:r{number}",
         name=f"r{number}",
         tier=tier,
         sources=_end(rng, workloads),
         destinations=_end(rng, workloads),
-        action=rng.choice(actions),
+        action=action,
         services=tuple(_service(rng) for _ in range(rng.choice((1, 1, 2)))),
-        applied_to=_end(rng, workloads) if rng.random() < 0.25 else (),
+        applied_to=_end(rng, workloads) if rng.random() < (0.2 if action is Action.PASS else 0.9) else (),
         mode=Mode.WATCH if rng.random() < 0.1 else Mode.ENFORCE,
         enabled=rng.random() < 0.95,
         mapped_only=rng.random() < 0.05,
@@ -215,12 +262,12 @@ def _ports(rng: random.Random) -> tuple[int, int]:
 
 
 def _service(rng: random.Random) -> Service:
-    protocol = rng.choice((Protocol.ALL, Protocol.TCP, Protocol.TCP, Protocol.UDP, Protocol.ICMP, Protocol.ICMPV6))
+    protocol = rng.choice((Protocol.ALL, *_PORTED, Protocol.TCP, *_ICMP, *_ICMP))
     if protocol in (Protocol.TCP, Protocol.UDP):
         return Service(protocol, tuple(_ports(rng) for _ in range(rng.choice((0, 1, 1, 2)))))
     if protocol is Protocol.ALL:
         return Service()
-    kind, code = rng.choice(((None, None), (8, None), (8, 0), (128, 0), (13, 0)))
+    kind, code = rng.choice(((None, None), (8, None), (8, 0), (8, 1), (128, 0), (128, 1), (13, 0)))
     return Service(protocol, (), kind, code)
 
 
@@ -250,16 +297,17 @@ def _asg(rng: random.Random, number: int, workloads: Sequence[Workload]) -> Asg:
 
 
 def random_packets(rng: random.Random, world: World, count: int) -> list[Packet]:
-    """Half aimed at what some rule, policy or ASG entry says (ports at its bounds and one beside), half anywhere."""
+    """Half aimed at what some rule, policy or ASG entry says (ports at its bounds and one beside), half anywhere; of
+    those so many that nothing that decides is met too seldom."""
     aims = _aims(world)
     packets: list[Packet] = []
-    while len(packets) < count:
+    while len(packets) < _DRAWN * count:
         # First what kind of thing is aimed at, then which: a few policies are met as often as many rules.
         kind = rng.choice(tuple(aims))
         packet = _aimed(rng, world, *rng.choice(aims[kind])) if rng.random() < 0.6 else _anywhere(rng, world)
         if packet:
             packets.append(packet)
-    return packets
+    return coverage.balanced(rng, world, packets, count, numbered(world))
 
 
 Aim = tuple[tuple[str, ...], tuple[str, ...], tuple[Service, ...], bool]
@@ -293,6 +341,7 @@ def _aims(world: World) -> dict[str, list[Aim]]:
         for rule in named.profiles[profile]:
             outside = among(destinations, rule.destinations)
             aims.setdefault("profiles", []).append(((address,), outside, rule.services, False))
+    aims |= {"profiles beyond": beyond} if (beyond := [*_beyond_profiles(world, destinations)]) else {}
     apps: dict[str | None, list[str]] = {}
     for workload in world.workloads:
         # Staging containers too: they look like their app, and a policy must not open them.
@@ -302,6 +351,22 @@ def _aims(world: World) -> dict[str, list[Aim]]:
         service = Service(policy.protocol, ((policy.first_port, policy.last_port),))
         aims.setdefault("policies", []).append((*ends, (service,), False))
     return aims
+
+
+def _beyond_profiles(world: World, destinations: tuple[str, ...]) -> Iterator[Aim]:
+    """What ASGs and Garden say of pool addresses, which they must not open."""
+    inside = merge(map(prefix_range, world.container_pools))
+    free = tuple(each for each in destinations if contains(inside, pack(each)))
+    for workload in world.workloads:
+        said = (*workload.net_out, *workload.garden_rules, *(rule for asg in world.asgs for rule in asg.rules))
+        for rule in said if workload.kind is Kind.CONTAINER else ():
+            service = Service(rule.protocol, rule.ports, rule.icmp_type, rule.icmp_code)
+            yield (
+                workload.addresses,
+                tuple(each for each in free if contains(rule.destinations, pack(each))),
+                (service,),
+                False,
+            )
 
 
 def _holds(known: ruleset.AddressSet, address: str) -> bool:
@@ -343,7 +408,7 @@ def _aimed(
     protocol = service.protocol
     if protocol is Protocol.ALL:
         protocol = rng.choice((Protocol.TCP, Protocol.UDP, Protocol.ICMP))
-    kind = 8 if service.icmp_type is None else service.icmp_type
+    kind = service.icmp_type if service.icmp_type is not None and rng.random() < 0.6 else rng.choice((8, 13))
     return _packet(world, source, rng.choice(destinations), protocol, port, kind, mapped or rng.random() < 0.1)
 
 
@@ -397,32 +462,6 @@ def _beyond(source: str, destination: str) -> bool:
     return not (destination.startswith(("10.240.", "fd42:240:")) or (destination in cell and source not in cell))
 
 
-def coverage(world: World, packets: Sequence[Packet]) -> Mapping[str, float]:
-    """Share of packets that each action, tier and default decided: what a run has seen, and what it has not."""
-    if not packets:
-        return {}
-    ids = numbered(world)
-    seen: Counter[str] = Counter()
-    for packet in packets:
-        judged = verdict.verdict(world, packet, ids)
-        if any(
-            rule.action is Action.PASS and _decides_without(world, rule, packet, judged, ids) for rule in world.rules
-        ):
-            seen["action:pass"] += 1
-        seen[f"action:{judged.action.value}"] += 1
-        seen[f"tier:{judged.tier.name.lower()}"] += 1
-        kind = judged.rule.partition(":")[0]
-        seen[judged.rule if judged.rule in DEFAULTS else f"by:{kind}"] += 1
-        seen["mapped"] += packet.mapped
-    return {name: number / len(packets) for name, number in sorted(seen.items())}
-
-
-def _decides_without(world: World, rule: Rule, packet: Packet, judged: Verdict, ids: Mapping[str, int]) -> bool:
-    """Whether the verdict is another one when this rule is away."""
-    less = replace(world, rules=tuple(each for each in world.rules if each is not rule))
-    return verdict.verdict(less, packet, ids) != judged
-
-
 def shrink(world: World, packet: Packet, disagrees: Callable[[World, Packet], bool]) -> World:
     """The world without everything that the disagreement does not need. Greedy, by halves and then one by one."""
     smaller = True
@@ -460,6 +499,7 @@ def in_words(world: World, packet: Packet, expected: Verdict, seen: str) -> str:
         f"  seen      {seen}",
         "  in a world of",
         *(f"    {each.name or each.id} {', '.join(each.addresses)} {each.lifecycle.value}" for each in world.workloads),
+        *(f"    {describe.group(each)}" for each in world.groups),
         *(f"    {describe.rule(each)}" for each in world.rules),
         *(f"    {describe.policy(each)}" for each in sorted(world.policies, key=translate.policy_key)),
         *(f"    {each.name}: {describe.garden(rule)}" for each in world.asgs for rule in each.rules),
