@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from cfbridge import claims
+from cfbridge import claims, identity
 from cfbridge.inventory import App, FoundationState, Org, Space
 from cfbridge.settings import FirewallConfig
 from cfbridge.snapshot import CellState, Snapshot
 from egress import topology
 from egress.model import OrgNetwork, Pool
 from egress.topology import Port, PortKind
-from egress.values import QualifiedId, Refused, qualify
+from egress.values import QualifiedId, Refused, qualify, unqualify
 from garden_plugin.dataplane.base import LogicalNetwork
 from garden_plugin.wire import NetOut, PortReport
 from policy_sync import compiler, translate
@@ -97,24 +97,31 @@ class Compiler:
     def _containers(self, snapshot: Snapshot) -> Iterator[Workload]:
         """Who did not change is the same object again, so that whole worlds are compared at no cost."""
         before, self._workloads = self._workloads, {}
+        tagged, tags = snapshot.intent.tags, identity.by_subject(snapshot.intent.tags)
         for cell in snapshot.cells.values():
             state = snapshot.inventory[cell.foundation]
             for workload, port in cell.ports.items():
                 leases = snapshot.held.leases.get(workload, ())
                 if not leases:
                     continue
-                made_of: _MadeOf = (port, leases, cell.name, state.orgs, state.spaces, state.apps)
+                made_of: _MadeOf = (port, leases, cell.name, state.orgs, state.spaces, state.apps, tagged)
                 kept = before.get(workload)
                 if kept is None or any(was is not now for was, now in zip(kept[0], made_of, strict=True)):
                     addresses = tuple(lease.address for lease in leases)
                     refused = claims.contradiction(port, state)
                     as_it_says = port if refused is None else PortReport(port.handle)
-                    kept = made_of, self._container(workload, as_it_says, cell, state, addresses), refused
+                    kept = made_of, self._container(workload, as_it_says, cell, state, addresses, tags), refused
                 self._workloads[workload] = kept
                 yield kept[1]
 
     def _container(
-        self, workload: str, port: PortReport, cell: CellState, state: FoundationState, addresses: tuple[str, ...]
+        self,
+        workload: str,
+        port: PortReport,
+        cell: CellState,
+        state: FoundationState,
+        addresses: tuple[str, ...],
+        tags: identity.Tags,
     ) -> Workload:
         def qualified(guid: str) -> QualifiedId | None:
             return qualify(cell.foundation, guid) if guid else None
@@ -129,6 +136,7 @@ class Compiler:
             app=qualified(port.app),
             lifecycle=Lifecycle(port.lifecycle) if port.lifecycle in _LIFECYCLES else Lifecycle.NONE,
             name=_name(port, cell.foundation, state),
+            attributes=identity.of_container(port, cell.name, state, tags),
             garden_rules=self._garden_rules(port.net_out),
             net_out=self._garden_rules(port.added_net_out),
         )
@@ -184,6 +192,7 @@ def _name(port: PortReport, foundation: str, state: FoundationState) -> str:
 
 
 def _vms(snapshot: Snapshot) -> Iterator[Workload]:
+    tags = identity.by_subject(snapshot.intent.tags)
     for vm in snapshot.intent.vms:
         yield Workload(
             id=f"vm:{vm.name}",
@@ -193,6 +202,7 @@ def _vms(snapshot: Snapshot) -> Iterator[Workload]:
             org=QualifiedId(vm.org) if vm.org else None,
             name=vm.name,
             protected=bool(vm.port),
+            attributes=identity.of_vm(vm, snapshot.inventory.get(unqualify(vm.org)[0]), tags),
         )
 
 

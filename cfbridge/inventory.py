@@ -12,12 +12,15 @@ from typing import Any
 from egress.values import QualifiedId, Refused
 from policy_sync.model import Asg, CfPolicy
 
+NO_LABELS: Mapping[str, str] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Org:
     id: QualifiedId
     name: str
     suspended: bool = False
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Space:
     id: QualifiedId
     name: str
     org: QualifiedId
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class App:
     name: str
     space: QualifiedId
     state: str = "STARTED"
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,10 +54,15 @@ class ToMany(msgspec.Struct, frozen=True):
     data: tuple[Reference, ...] = ()
 
 
+class Metadata(msgspec.Struct):
+    labels: dict[str, str | None] = {}
+
+
 class Org(msgspec.Struct):
     guid: Guid
     name: str
     suspended: bool | None = None
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
 
 
 class OfOrg(msgspec.Struct):
@@ -68,6 +73,7 @@ class Space(msgspec.Struct):
     guid: Guid
     name: str
     relationships: OfOrg
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
 
 
 class OfSpace(msgspec.Struct):
@@ -79,6 +85,7 @@ class App(msgspec.Struct):
     name: str
     relationships: OfSpace
     state: str = "STARTED"
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
 
 
 class OfApp(msgspec.Struct):

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from cfbridge.foundation import answers
-from cfbridge.inventory import App, Org, Process, Space
+from cfbridge.inventory import NO_LABELS, App, Org, Process, Space
 from egress.values import QualifiedId, Refused, Unavailable, qualify
 from policy_sync import translate
 from policy_sync.model import Asg, CfPolicy, GardenRule, Protocol
@@ -53,7 +53,7 @@ class Policies:
 def orgs(foundation: str, pages: Sequence[bytes]) -> Rows[Org]:
     def org(row: answers.Org) -> tuple[QualifiedId, Org]:
         key = qualify(foundation, row.guid)
-        return key, Org(key, row.name, bool(row.suspended))
+        return key, Org(key, row.name, bool(row.suspended), _labels(row.metadata))
 
     return _rows("organization", answers.ORG, org, listing(pages))
 
@@ -61,7 +61,9 @@ def orgs(foundation: str, pages: Sequence[bytes]) -> Rows[Org]:
 def spaces(foundation: str, pages: Sequence[bytes]) -> Rows[Space]:
     def space(row: answers.Space) -> tuple[QualifiedId, Space]:
         key = qualify(foundation, row.guid)
-        return key, Space(key, row.name, qualify(foundation, row.relationships.organization.data.guid))
+        return key, Space(
+            key, row.name, qualify(foundation, row.relationships.organization.data.guid), _labels(row.metadata)
+        )
 
     return _rows("space", answers.SPACE, space, listing(pages))
 
@@ -69,9 +71,16 @@ def spaces(foundation: str, pages: Sequence[bytes]) -> Rows[Space]:
 def apps(foundation: str, pages: Sequence[bytes]) -> Rows[App]:
     def app(row: answers.App) -> tuple[QualifiedId, App]:
         key = qualify(foundation, row.guid)
-        return key, App(key, row.name, qualify(foundation, row.relationships.space.data.guid), row.state)
+        return key, App(
+            key, row.name, qualify(foundation, row.relationships.space.data.guid), row.state, _labels(row.metadata)
+        )
 
     return _rows("app", answers.APP, app, listing(pages))
+
+
+def _labels(metadata: answers.Metadata) -> Mapping[str, str]:
+    """One empty mapping for all that have none."""
+    return {key: value for key, value in metadata.labels.items() if value is not None} or NO_LABELS
 
 
 def processes(foundation: str, pages: Sequence[bytes]) -> Rows[Process]:

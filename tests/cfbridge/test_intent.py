@@ -17,6 +17,7 @@ from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, Org, Space
 from egress.model import NetworkMode, OrgWish
 from egress.values import QualifiedId, Refused, RefusedError
+from policy_sync.criteria import All, Attribute, Comparison
 from policy_sync.model import ANY, Action, Group, Mode, Protocol, Rule, Selector, SelectorKind, Service, Tier
 
 WHOLE = """
@@ -63,6 +64,68 @@ def refusal(written: str | bytes) -> Refused:
 
 def rule(text: str) -> str:
     return f"groups: {{web: [acme/dev/web]}}\nrules:\n  application:\n    s:\n      - {text}\n"
+
+
+DYNAMIC = """
+groups:
+  prod:  tag env = "prod"
+  late:  {members: [10.9.0.1], criteria: 'group = "prod" and app ~ "late-*"'}
+  loose: label team = "blue"
+  inner: ["group:loose"]
+tags:
+  org:acme: {env: prod}
+  space:acme/dev: {env: dev}
+  acme/dev/frontend: {tier: web}
+vms:
+  db-1: {addresses: [10.240.3.11], tags: {tier: db}}
+"""
+
+
+def test_a_group_is_a_list_of_members_an_expression_or_both() -> None:
+    groups = {group.name: group for group in intent.read(DYNAMIC).groups}
+    tagged = Comparison(Attribute("tag", "env"), "=", ("prod",))
+    late = All((Comparison(Attribute("group"), "=", ("prod",)), Comparison(Attribute("app"), "~", ("late-*",))))
+    assert groups["prod"] == Group("prod", (), tagged)
+    assert groups["late"] == Group("late", (Selector(SelectorKind.RANGE, "10.9.0.1"),), late)
+
+
+def test_an_expression_that_names_an_unknown_group_is_refused_where_it_stands() -> None:
+    refused = refusal("groups: {databases: [10.0.0.1], web: 'not group = \"database\"'}")
+    assert refused.code == "DANGLING_NAME"
+    assert refused.field == "groups.web"
+    assert "did you mean 'databases'?" in refused.message
+
+
+def test_tags_are_of_orgs_spaces_apps_and_machines() -> None:
+    read = intent.resolve(intent.read(DYNAMIC), {"cf-prod": STATE})
+    assert {tagged.subject.value: tagged.tags for tagged in read.tags} == {
+        "cf-prod:o1": {"env": "prod"},
+        "cf-prod:s1": {"env": "dev"},
+        "cf-prod:a1": {"tier": "web"},
+    }
+    assert read.vms[0].tags == {"tier": "db"}
+
+
+def test_who_is_tagged_and_not_known_is_told() -> None:
+    (said,) = intent.unresolved(intent.read("tags: {'org:acmee': {env: prod}}"), {"cf-prod": STATE})
+    assert "'acmee'" in said.message
+
+
+@pytest.mark.parametrize("group", ["loose", "inner"])
+@pytest.mark.parametrize("tier", ["emergency", "infrastructure", "environment", "baseline"])
+def test_a_group_that_developers_can_enter_is_for_the_application_tier_alone(group: str, tier: str) -> None:
+    def ruled(tier: str) -> str:
+        return f"{DYNAMIC}rules: {{{tier}: {{s: [{{name: r, from: {group}, to: any, action: reject}}]}}}}"
+
+    refused = refusal(ruled(tier))
+    assert refused.code == "TRUST_TOO_LOW"
+    assert "any developer" in refused.message
+    assert intent.read(ruled("application")).rules
+
+
+def test_a_group_by_tags_and_addresses_is_for_every_tier() -> None:
+    written = "rules: {emergency: {s: [{name: r, from: not prod, to: any, action: reject}]}}"
+    assert intent.read(DYNAMIC + written).rules
 
 
 def test_groups_keep_their_members_by_name() -> None:
@@ -186,7 +249,13 @@ def test_a_bad_rule_is_refused_in_words(text: str, says: str) -> None:
         ("groups: {a: ['group:b'], b: ['group:a']}", "a → b → a"),
         ("groups: {a: [any]}", "members by name"),
         ("groups: {'a:b': []}", "no group name"),
-        ("groups: {web: org = acme}", "a list"),
+        ("groups: {web: org = acme}", "a value in double quotes is expected here, not acme"),
+        ("groups: {web: {criteria: 'cidr 10.0.0.0/8', who: []}}", "known are criteria, members"),
+        ("groups: {a: 'group = \"b\"', b: ['group:a']}", "a → b → a"),
+        ("groups: {a: 'not group = \"a\"'}", "a → a"),
+        ("tags: {'vm:db': {tier: db}}", "write org:ORG, space:ORG/SPACE or ORG/SPACE/APP"),
+        ("tags: {'org:acme': {tier: ''}}", "1 to 256 printable characters"),
+        ("tags: {'org:acme': {critical: true}}", "put it in quotes"),
         ("rules: {aplication: {}}", "did you mean 'application'?"),
         ("rules: {application: {s: [{name: a, action: allow}, {name: a, action: drop}]}}", "a second rule"),
         ("tenants: {acme: {mode: routed, snat: [10.0.0.1]}}", "mode: nat"),
