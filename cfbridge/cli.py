@@ -35,6 +35,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "rule": ("reading:rule", "Every rule, in the order of evaluation."),
     "vm": ("reading:vm", "Virtual machines next to the containers."),
     "group": ("reading:group", "Groups that rules name."),
+    "explain": ("explaining:explain", "Say whether a connection passes, by which rule, and what would allow it."),
     "config": ("checking:config", "Check a config file."),
     "version": ("others:version", "Say which version this is."),
 }

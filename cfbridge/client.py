@@ -20,6 +20,7 @@ from cfbridge.api.operations import RESOURCES, ROOT
 from cfbridge.api.resources import (
     AsgRow,
     CellRow,
+    Explained,
     FoundationRow,
     GroupRow,
     HeldRow,
@@ -35,6 +36,7 @@ from cfbridge.api.resources import (
 from egress.values import Refused, RefusedError, Unavailable
 
 Filter = str | int | bool
+_EXPLAINED: TypeAdapter[Explained] = TypeAdapter(Explained)
 _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
 _NOT_NOW = frozenset({429, 500, 502, 503, 504})
 
@@ -108,6 +110,13 @@ class AdminClient:
 
     async def show(self, resource: str, id_: str) -> Any:
         return RESOURCES[resource].one.validate_json(await self.get(f"{ROOT}/{resource}/{quote(id_, safe='')}"))
+
+    async def explain(self, source: str, destination: str, protocol: str = "tcp", port: int | None = None) -> Explained:
+        """Whether a connection passes, by which rule, and what would allow it."""
+        asked: dict[str, Filter] = {"source": source, "destination": destination, "protocol": protocol}
+        if port is not None:
+            asked["port"] = port
+        return _EXPLAINED.validate_json(await self.get(f"{ROOT}/explain", asked))
 
     def foundations(self, **query: Filter) -> AsyncIterator[FoundationRow]:
         return self.list("foundations", **query)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
@@ -145,6 +146,10 @@ class Naming:
         if rule.applied_to:
             said += f", on {', '.join(map(self.selector, rule.applied_to))} only"
         return said
+
+
+def moment(seconds: float | None) -> datetime | None:
+    return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
 
 def ports_text(ports: tuple[tuple[int, int], ...]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter
 
-from cfbridge.api.operations import RESOURCES, ROOT, Resource
+from cfbridge.api.operations import RESOURCES, ROOT, ExplainQuery, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
-from cfbridge.api.resources import Decided, Removed, Status
+from cfbridge.api.resources import Decided, Explained, Removed, Status
 
 _REFS = "#/components/schemas/{model}"
 _WORDS = {
@@ -21,6 +21,7 @@ _WORDS = {
     "403": "The permission is missing",
     "404": "There is no such thing",
     "409": "It is not in the state for that",
+    "422": "Every parameter is well, and together they ask for what can not be; errors[] says where",
     "503": "Not now; nothing was done",
 }
 
@@ -37,6 +38,7 @@ def document() -> bytes:
         ("Problem", "serialization", TypeAdapter(Problem)),
         ("Removed", "serialization", TypeAdapter(Removed)),
         ("Decided", "serialization", TypeAdapter(Decided)),
+        ("Explained", "serialization", TypeAdapter(Explained)),
     ]
     adapters += [(r.row.__name__, "serialization", r.one) for r in RESOURCES.values()]
     _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_REFS)
@@ -46,6 +48,15 @@ def document() -> bytes:
     for resource in RESOURCES.values():
         paths[f"{ROOT}/{resource.name}"] = {"get": _listing(resource)}
         paths[f"{ROOT}/{resource.name}/{{id}}"] = {"get": _showing(resource)}
+    asked = ExplainQuery.model_json_schema()
+    summary = "Whether a connection passes, which rule says so, and what would allow it"
+    parameters = [
+        {**_parameter(name, schema), "required": name in asked["required"]}
+        for name, schema in asked["properties"].items()
+    ]
+    paths[f"{ROOT}/explain"] = {
+        "get": _operation("explain", summary, _ref("Explained"), parameters, "304 400 401 403 404 422")
+    }
     paths[f"{ROOT}/cells/{{id}}"]["delete"] = _acting(
         "remove_cell",
         "A cell that is gone for good: its workloads leave the groups, its addresses rest",

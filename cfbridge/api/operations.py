@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from cfbridge.api import rows
+from cfbridge.api import rows, rulings
 from cfbridge.api.problems import Fault, ProblemError
 from cfbridge.api.resources import (
     AsgRow,
@@ -92,13 +92,28 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("pools", PoolRow, rows.pools, "Address pools"),
         Resource("leases", LeaseRow, rows.leases, "Addresses in use"),
         Resource("workloads", WorkloadRow, rows.workloads, "Containers and virtual machines"),
-        Resource("policies", PolicyRow, rows.policies, "cf network policies"),
-        Resource("asgs", AsgRow, rows.asgs, "cf security groups"),
-        Resource("rules", RuleRow, rows.rules, "Every rule, in the order of evaluation"),
-        Resource("vms", VmRow, rows.vms, "Virtual machines next to the containers"),
-        Resource("groups", GroupRow, rows.groups, "Groups that rules name"),
+        Resource("policies", PolicyRow, rulings.policies, "cf network policies"),
+        Resource("asgs", AsgRow, rulings.asgs, "cf security groups"),
+        Resource("rules", RuleRow, rulings.rules, "Every rule, in the order of evaluation"),
+        Resource("vms", VmRow, rulings.vms, "Virtual machines next to the containers"),
+        Resource("groups", GroupRow, rulings.groups, "Groups that rules name"),
     )
 }
+
+
+class ExplainQuery(BaseModel):
+    """One connection: who opens what to whom."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(
+        min_length=1, max_length=1024, description="ORG/SPACE/APP, and /INDEX for an instance; vm:NAME; an address."
+    )
+    destination: str = Field(min_length=1, max_length=1024, description="The same.")
+    protocol: Literal["tcp", "udp", "icmp", "icmpv6"] = Field("tcp", description="What is opened.")
+    port: int | None = Field(None, ge=1, le=65535, description="Of the destination; tcp and udp need one.")
+    org: str | None = Field(None, min_length=1, max_length=1024, description="Targeted, for an app's name alone.")
+    space: str | None = Field(None, min_length=1, max_length=1024, description="The same.")
 
 
 class NoQuery(BaseModel):

@@ -246,6 +246,8 @@ class VmRow:
     cell: str
     grade: str
     """`outside`: we own its port; `peer`: a rule is enforced at the other end only."""
+    tags: tuple[str, ...]
+    """`tier=db`"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,3 +255,60 @@ class GroupRow:
     id: str
     name: str
     members: tuple[str, ...]
+    """By name; who satisfies the criteria comes to them."""
+    criteria: str
+    """An expression, as `org = "acme" and not app ~ "*-canary"`; empty where there is none."""
+    trust: str
+    """Who can change whom it names: `developer`, `space manager`, `org manager` or `admin`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedBy:
+    rule: str
+    """`R42`; empty: nobody said anything."""
+    name: str
+    tier: str
+    section: str
+    sentence: str
+    owner: str
+    provenance: str
+
+
+@dataclass(frozen=True, slots=True)
+class WouldAllow:
+    command: str
+    """To be run as it is; empty where no command of `cf` would do."""
+    by_whom: str
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """A pair of addresses that is judged otherwise than what is told, or by another rule."""
+
+    source: str
+    destination: str
+    verdict: str
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    verdict: str
+    """`allow`, `drop` or `reject`; of several pairs of instances a refused one is told."""
+    sentence: str
+    source: str
+    destination: str
+    protocol: str
+    port: int
+    """0 for icmp."""
+    decided_by: DecidedBy
+    enforced_at: str
+    """Whose port; `nowhere` where neither end has one of ours."""
+    grade: str
+    """`outside`: at the end that it is meant to be; `peer`: the destination has no port of ours; `none`."""
+    path: tuple[str, ...]
+    would_allow: WouldAllow | None
+    otherwise: tuple[Otherwise, ...]
+    assumed: tuple[str, ...]
+    """Apps of which no instance runs: they are judged as one that would."""
+    evaluated_at_revision: int

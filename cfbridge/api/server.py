@@ -21,10 +21,11 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
-from cfbridge.api import openapi, operations, rows, tokens, views
+from cfbridge.api import explaining, openapi, operations, rows, tokens, views
+from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
-from cfbridge.api.resources import Decided, Removed, Status
+from cfbridge.api.resources import Decided, Explained, Removed, Status
 from cfbridge.api.views import Facade, Operated, Seen
 from cfbridge.metrics import CONTENT_TYPE, Metrics
 from cfbridge.settings import ApiConfig
@@ -40,6 +41,7 @@ T = TypeVar("T")
 _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
 _REMOVED: TypeAdapter[Removed] = TypeAdapter(Removed)
 _DECIDED: TypeAdapter[Decided] = TypeAdapter(Decided)
+_EXPLAINED: TypeAdapter[Explained] = TypeAdapter(Explained)
 PERMISSION = "permission"
 LINE_LIMIT = 65_536
 """Bytes: room for the longest search and cursor in percent encoding; what is longer the HTTP parser refuses."""
@@ -187,6 +189,7 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
     for resource in RESOURCES.values():
         route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
         route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
+    route(f"{ROOT}/explain", "cfbridge.read", _explainer(facade, cache))
     route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
     verdicts: tuple[Literal["apply", "discard"], ...] = ("apply", "discard")
     for verdict in verdicts:
@@ -247,6 +250,24 @@ def _shower(resource: Resource, cache: _Rows) -> Handler:
         if row is None:
             raise ProblemError(404, "NOT_FOUND", f"There is none of {resource.name} with this id: {wanted[:128]}")
         return _tagged(request, resource.one.dump_json(row))
+
+    return answer
+
+
+def _explainer(facade: Facade, cache: _Rows) -> Handler:
+    explainer = Explainer()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked = operations.check_query(operations.ExplainQuery, list(request.query.items()))
+        try:
+            question = explaining.check(asked.model_dump())
+            explained = await cache.aside(explainer.explain, views.see(facade), question)
+        except RefusedError as error:
+            refused = error.refused
+            status = 404 if refused.code.endswith("_UNKNOWN") else 422
+            fault = Fault(f"/query/{refused.field}", refused.message)
+            raise ProblemError(status, refused.code, refused.message, (fault,)) from None
+        return _tagged(request, _EXPLAINED.dump_json(explained))
 
     return answer
 

@@ -275,7 +275,21 @@ vm = _listing(
     "vm",
     "vms",
     "virtual machines",
-    {"name": "name", "addresses": "addresses", "org": "org", "port": "port", "cell": "cell", "grade": "grade"},
+    {
+        "name": "name",
+        "addresses": "addresses",
+        "org": "org",
+        "port": "port",
+        "cell": "cell",
+        "grade": "grade",
+        "tags": "tags",
+    },
     {"id": "id", "org guid": "org_id"},
 )
-group = _listing("group", "groups", "groups", {"name": "name", "members": "members"}, {})
+group = _listing(
+    "group",
+    "groups",
+    "groups",
+    {"name": "name", "members": "members", "criteria": "criteria", "changed by": "trust"},
+    {},
+)

@@ -164,6 +164,19 @@ async def test_a_group_says_which_member_is_unknown(asked: aiohttp.ClientSession
     assert group["members"] == ["vm:db-1", "org:gone (unknown)"]
 
 
+async def test_a_group_says_its_criteria_and_who_can_change_whom_it_names(asked: aiohttp.ClientSession) -> None:
+    rows = {row["id"]: row for row in (await get(asked, f"{ROOT}/groups"))["items"]}
+    assert {name: (row["criteria"], row["trust"]) for name, row in rows.items()} == {
+        "blue": ('label team = "blue"', "developer"),
+        "blue-or-old": ("tag age exists", "developer"),
+        "databases": ("", "admin"),
+    }
+
+
+async def test_a_machine_says_its_tags(asked: aiohttp.ClientSession) -> None:
+    assert (await get(asked, f"{ROOT}/vms/vm:db-1"))["tags"] == ["tier=db"]
+
+
 @pytest.mark.parametrize("resource", sorted(RESOURCES))
 async def test_every_row_is_found_by_its_id(server: ApiServer, asked: aiohttp.ClientSession, resource: str) -> None:
     rows = (await get(asked, f"{ROOT}/{resource}"))["items"]

@@ -12,6 +12,7 @@ from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind
 from egress.values import QualifiedId, Refused, Unavailable, parse_range
 from garden_plugin.wire import MappedPort, PortReport
 from policy_sync import translate
+from policy_sync.criteria import Attribute, Comparison
 from policy_sync.model import (
     Action,
     Asg,
@@ -82,8 +83,12 @@ INTENT_RULE = Rule(
 )
 INTENT = Intent(
     tenants=(OrgWish(q("org-acme"), NetworkMode.NAT, name="acme"),),
-    vms=(Vm("db-1", ("10.240.3.11",), q("org-acme"), "tap-db1", "cell-1"),),
-    groups=(Group("databases", (Selector(SelectorKind.WORKLOAD, "vm:db-1"), Selector(SelectorKind.ORG, "?gone"))),),
+    vms=(Vm("db-1", ("10.240.3.11",), q("org-acme"), "tap-db1", "cell-1", {"tier": "db"}),),
+    groups=(
+        Group("databases", (Selector(SelectorKind.WORKLOAD, "vm:db-1"), Selector(SelectorKind.ORG, "?gone"))),
+        Group("blue", criteria=Comparison(Attribute("label", "team"), "=", ("blue",))),
+        Group("blue-or-old", (Selector(SelectorKind.GROUP, "blue"),), Comparison(Attribute("tag", "age"), "exists")),
+    ),
     rules=(INTENT_RULE,),
 )
 PORTS = {
@@ -151,7 +156,9 @@ class FakeFacade:
     ruleset: Ruleset = field(default_factory=lambda: Ruleset(labels=LABELS))
     world: World = field(
         default_factory=lambda: World(
-            rules=(*translate.system_rules(dns_listeners=("169.254.0.53",)), INTENT_RULE, *translate.baseline_rules())
+            rules=(*translate.system_rules(dns_listeners=("169.254.0.53",)), INTENT_RULE, *translate.baseline_rules()),
+            policies=STATE.policies,
+            container_pools=("10.240.0.0/14",),
         )
     )
     alarms: tuple[Alarm, ...] = ()
