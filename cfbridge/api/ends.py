@@ -76,10 +76,9 @@ class Ends:
         if len(steps) == 1 and org and space:
             steps = [org, space, path]
         if len(steps) not in (3, 4) or not all(steps) or (len(steps) == 4 and not steps[3].isdigit()):
-            hint = " with org and space targeted" if len(steps) == 1 else ""
-            raise _refused(
-                "BAD_END", f"{written!r} names nobody{hint}: write ORG/SPACE/APP, vm:NAME or an address", field
-            )
+            hint = "target its org and space, or " if len(steps) == 1 else ""
+            message = f"{written!r} names nobody: {hint}write ORG/SPACE/APP, vm:NAME or an address."
+            raise _refused("BAD_END", message, field)
         return self._app(foundation + "/".join(steps[:3]), steps[3] if len(steps) == 4 else "", field)
 
     def _vm(self, written: str, field: str) -> End:
@@ -114,7 +113,7 @@ class Ends:
         """An instance as it would be: at an address that nobody has, of a pool that its like come from."""
         foundation, guid = unqualify(app)
         state = self._snapshot.inventory[foundation]
-        space = state.spaces[state.apps[app].space]
+        space = state.spaces[state.apps[app].space]  # by which it was found
         port = PortReport(
             "made up",
             org=unqualify(space.org)[1],
