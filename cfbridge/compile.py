@@ -71,10 +71,11 @@ class Compiler:
         """Everything that the firewall's meaning depends on."""
         states = snapshot.inventory.values()
         self._know_pools(snapshot.held.org_networks)
-        containers = tuple(self._containers(snapshot))
+        tags = identity.by_subject(snapshot.intent.tags)
+        containers = tuple(self._containers(snapshot, tags))
         shut_off = translate.shut_off(name for name, (*_, refused) in self._workloads.items() if refused is not None)
         return World(
-            workloads=(*containers, *_vms(snapshot)),
+            workloads=(*containers, *_vms(snapshot, tags)),
             groups=snapshot.intent.groups,
             # People's rules come first in each tier, so that what the platform says by default can be overridden.
             rules=(*snapshot.intent.rules, *shut_off, *self._platform_rules),
@@ -94,10 +95,10 @@ class Compiler:
             self._container_pools = prefixes
             self._platform_rules = _platform_rules(self._firewall, prefixes)
 
-    def _containers(self, snapshot: Snapshot) -> Iterator[Workload]:
+    def _containers(self, snapshot: Snapshot, tags: identity.Tags) -> Iterator[Workload]:
         """Who did not change is the same object again, so that whole worlds are compared at no cost."""
         before, self._workloads = self._workloads, {}
-        tagged, tags = snapshot.intent.tags, identity.by_subject(snapshot.intent.tags)
+        tagged = snapshot.intent.tags
         for cell in snapshot.cells.values():
             state = snapshot.inventory[cell.foundation]
             for workload, port in cell.ports.items():
@@ -191,8 +192,7 @@ def _name(port: PortReport, foundation: str, state: FoundationState) -> str:
     return "/".join((*parts, index))
 
 
-def _vms(snapshot: Snapshot) -> Iterator[Workload]:
-    tags = identity.by_subject(snapshot.intent.tags)
+def _vms(snapshot: Snapshot, tags: identity.Tags) -> Iterator[Workload]:
     for vm in snapshot.intent.vms:
         yield Workload(
             id=f"vm:{vm.name}",

@@ -95,7 +95,7 @@ def _ring(name: str, found: Mapping[str, Group]) -> list[str]:
     return [name]
 
 
-def rules(node: Node, defined: Defined, found: Sequence[Group] = ()) -> tuple[Rule, ...]:
+def rules(node: Node, defined: Defined, found: Sequence[Group]) -> tuple[Rule, ...]:
     """`found`: the groups that they may name."""
     trust = nesting.trust({group.name: group for group in found})
     rules: list[Rule] = []

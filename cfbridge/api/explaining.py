@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -51,12 +51,20 @@ class _Case:
     tier: Tier
 
 
+Rules = Callable[[Facade], Mapping[str, RuleRow]]
+"""Every rule by its id."""
+
+
+def _rules(facade: Facade) -> Mapping[str, RuleRow]:
+    return {row.id: row for row in rulings.rules(facade)}
+
+
 class Explainer:
     """Keeps what it takes to answer, for as long as the same ruleset is in force."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules = _rules) -> None:
+        self._rules = rules
         self._decider: Decider | None = None
-        self._rows: tuple[Ruleset, Mapping[str, RuleRow]] | None = None
 
     def explain(self, facade: Facade, question: Question) -> Explained:
         """RefusedError where the question is about nobody, or makes no sense."""
@@ -118,9 +126,7 @@ class Explainer:
         return self._decider.decide(packet)
 
     def _decided_by(self, facade: Facade, case: _Case) -> DecidedBy:
-        if self._rows is None or self._rows[0] is not facade.ruleset:
-            self._rows = (facade.ruleset, {row.id: row for row in rulings.rules(facade)})
-        row = self._rows[1].get(case.rule)
+        row = self._rules(facade).get(case.rule)
         if row is None:
             return _NOBODY if not case.rule else DecidedBy(case.rule, "", case.tier.name.lower(), "", "", "", "")
         return DecidedBy(row.id, row.name, row.tier, row.section, row.sentence, row.owner, row.provenance)

@@ -219,12 +219,13 @@ class _Rows:
         self._made: dict[str, tuple[Seen, Sequence[Any], dict[str, Any]]] = {}
 
     async def of(self, resource: Resource) -> tuple[int, Sequence[Any], dict[str, Any]]:
-        return await self.aside(self._of, resource, views.see(self._facade))
+        return await self.aside(self.made, resource, views.see(self._facade))
 
     async def aside(self, make: Callable[P, T], *inputs: P.args, **more: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(make, *inputs, **more))
 
-    def _of(self, resource: Resource, seen: Seen) -> tuple[int, Sequence[Any], dict[str, Any]]:
+    def made(self, resource: Resource, seen: Seen) -> tuple[int, Sequence[Any], dict[str, Any]]:
+        """In the thread."""
         made = self._made.get(resource.name)
         if made is None or made[0].snapshot is not seen.snapshot or made[0].ruleset is not seen.ruleset:
             listed = resource.rows(seen)
@@ -255,7 +256,7 @@ def _shower(resource: Resource, cache: _Rows) -> Handler:
 
 
 def _explainer(facade: Facade, cache: _Rows) -> Handler:
-    explainer = Explainer()
+    explainer = Explainer(lambda seen: cache.made(RESOURCES["rules"], views.see(seen))[2])
 
     async def answer(request: web.Request) -> web.StreamResponse:
         asked = operations.check_query(operations.ExplainQuery, list(request.query.items()))
