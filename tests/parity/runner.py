@@ -17,7 +17,7 @@ from typing import Protocol
 
 from policy_sync import verdict
 from policy_sync.model import Packet, World
-from tests.parity import changes, plays, worlds
+from tests.parity import changes, plays, saying, worlds
 from tests.parity.coverage import Coverage
 from tests.parity.plays import Disagreement, InMemory, OnLinux, Play
 
@@ -122,17 +122,17 @@ def _said(player: Player, play: Play, found: Disagreement, seed: int, number: in
         if not still(one):
             again = f"seed {seed}, world {number}: it did not come again; perhaps it needs the world before"
     else:
-        one = replace(one, world=worlds.shrink(one.world, found.packet, lambda w, _: still(replace(one, world=w))))
+        one = replace(one, world=saying.shrink(one.world, found.packet, lambda w, _: still(replace(one, world=w))))
         if one.changed is not None:
-            small = worlds.shrink(one.changed, found.packet, lambda w, _: still(replace(one, changed=w)))
+            small = saying.shrink(one.changed, found.packet, lambda w, _: still(replace(one, changed=w)))
             one = replace(one, changed=small)
     world = one.changed if found.after and one.changed is not None else one.world
     expected = verdict.verdict(world, found.packet, worlds.numbered(world))
     if found.expected.rule.startswith("nobody"):
         expected = found.expected
-    said = f"DISAGREEMENT ({again})\n{worlds.in_words(world, found.packet, expected, found.seen)}"
+    said = f"DISAGREEMENT ({again})\n{saying.in_words(world, found.packet, expected, found.seen)}"
     if found.after:
-        said += "\n  after it was connected in, or followed on,\n" + worlds.in_words(
+        said += "\n  after it was connected in, or followed on,\n" + saying.in_words(
             one.world, found.packet, verdict.verdict(one.world, found.packet), "that"
         )
     return said

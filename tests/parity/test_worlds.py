@@ -12,7 +12,7 @@ import pytest
 from egress.values import qualify
 from policy_sync import compiler, ruleset, verdict
 from policy_sync.model import Action, CfPolicy, Kind, Packet, Protocol, World
-from tests.parity import coverage, worlds
+from tests.parity import coverage, saying, worlds
 from tests.parity.coverage import Coverage
 
 
@@ -66,7 +66,7 @@ def test_compiler_and_oracle_agree_in_these_worlds():
         for packet in packets:
             action, number = decider.decide(packet)
             judged = verdict.verdict(world, packet, ids)
-            assert (action, compiled.labels[number].key) == (judged.action, judged.rule), worlds.in_words(
+            assert (action, compiled.labels[number].key) == (judged.action, judged.rule), saying.in_words(
                 world, packet, judged, action.value
             )
 
@@ -96,13 +96,13 @@ def test_a_disagreement_is_shrunk_to_what_it_needs():
         (world, each) for seed in range(200) for world, sent in [made(seed)] for each in sent if forgetful(world, each)
     )
     world, packet = found
-    small = worlds.shrink(world, packet, forgetful)
+    small = saying.shrink(world, packet, forgetful)
     assert forgetful(small, packet)
     assert len(small.policies) == 1
     assert len(small.workloads) == 2
     assert not small.rules
     assert not small.asgs
-    said = worlds.in_words(small, packet, verdict.verdict(small, packet), "reject")
+    said = saying.in_words(small, packet, verdict.verdict(small, packet), "reject")
     (policy,) = small.policies
     assert f"{policy.source} may open" in said
     assert f"expected  allow by policy:{policy.source}>{policy.destination}" in said
@@ -178,6 +178,6 @@ def test_words_say_the_packet_first_and_then_the_world():
     policy = CfPolicy(qualify("cf", "a"), qualify("cf", "b"), Protocol.TCP, 80, 80)
     packet = Packet("10.0.0.1", "10.0.0.2", Protocol.TCP, 80, mapped=True)
     world = World(policies=frozenset({policy}))
-    said = worlds.in_words(world, packet, verdict.verdict(world, packet), "allow")
+    said = saying.in_words(world, packet, verdict.verdict(world, packet), "allow")
     assert said.splitlines()[0] == "10.0.0.1 opens tcp 80 to 10.0.0.2, by a mapped port"
     assert "cf:a may open tcp 80 to cf:b · cf network policy" in said

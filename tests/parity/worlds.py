@@ -1,17 +1,16 @@
-"""Which small worlds and packets does the parity runner try, and how does it say a disagreement in words? Pure.
+"""Which small worlds and packets does the parity runner try? Pure.
 
-random_world ─> random_packets ─> (someone sends them) ─> disagreement ─> shrink ─> in_words
+random_world ─> random_packets ─> (someone sends them) ─> a disagreement, for `saying`
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from egress.values import QualifiedId, contains, merge, pack, parse_range, prefix_range, qualify, text
-from policy_sync import compiler, describe, ruleset, translate
+from policy_sync import compiler, ruleset, translate
 from policy_sync.criteria import All, Attribute, Comparison, Criteria, Either, Not, Within
 from policy_sync.model import (
     ANY,
@@ -30,7 +29,6 @@ from policy_sync.model import (
     SelectorKind,
     Service,
     Tier,
-    Verdict,
     Workload,
     World,
 )
@@ -460,48 +458,3 @@ def _beyond(source: str, destination: str) -> bool:
     """Neither end is a workload: only what goes to a free pool address or to the cell passes us."""
     cell = (CELL4, CELL6, DNS)
     return not (destination.startswith(("10.240.", "fd42:240:")) or (destination in cell and source not in cell))
-
-
-def shrink(world: World, packet: Packet, disagrees: Callable[[World, Packet], bool]) -> World:
-    """The world without everything that the disagreement does not need. Greedy, by halves and then one by one."""
-    smaller = True
-    while smaller:
-        smaller = False
-        for part in ("rules", "policies", "asgs", "groups", "workloads"):
-            kept = _needed(world, part, packet, disagrees)
-            if kept is not world:
-                world, smaller = kept, True
-    return world
-
-
-def _needed(world: World, part: str, packet: Packet, disagrees: Callable[[World, Packet], bool]) -> World:
-    whole: Any = getattr(world, part)
-    step = max(1, len(whole) // 2)
-    while step:
-        at = 0
-        while at < len(getattr(world, part)):
-            each = sorted(getattr(world, part), key=repr) if part == "policies" else getattr(world, part)
-            less = replace(world, **{part: type(whole)((*each[:at], *each[at + step :]))})
-            if disagrees(less, packet):
-                world = less
-            else:
-                at += step
-        step //= 2
-    return world
-
-
-def in_words(world: World, packet: Packet, expected: Verdict, seen: str) -> str:
-    """The disagreement for a person: packet, what should have happened and by which rule, what happened, the world."""
-    names = {address: each.name or each.id for each in world.workloads for address in each.addresses}
-    lines = [
-        describe.packet(packet, names),
-        f"  expected  {expected.action.value} by {expected.rule or 'nobody'} in tier {expected.tier.name.lower()}",
-        f"  seen      {seen}",
-        "  in a world of",
-        *(f"    {each.name or each.id} {', '.join(each.addresses)} {each.lifecycle.value}" for each in world.workloads),
-        *(f"    {describe.group(each)}" for each in world.groups),
-        *(f"    {describe.rule(each)}" for each in world.rules),
-        *(f"    {describe.policy(each)}" for each in sorted(world.policies, key=translate.policy_key)),
-        *(f"    {each.name}: {describe.garden(rule)}" for each in world.asgs for rule in each.rules),
-    ]
-    return "\n".join(lines)
