@@ -101,7 +101,7 @@ def surplus(seen: Seen, there: Required) -> list[str]:
     for name, elements in seen.sets.items():
         for element in elements:
             foreign = set(_DEVICE.findall(element)) - devices
-            if name not in _OF_PREFIXES and not _SPAN.search(element):
+            if name not in _OF_ORGS and not _SPAN.search(element):
                 foreign |= set(_pooled(element)) - there.addresses
             if foreign:
                 found.append(f"element {element} of {name}")
@@ -120,7 +120,7 @@ def left_over(before: Seen, after: Seen) -> list[str]:
     found = [f"chain {name}" for name in after.chains - before.chains]
     for name, elements in after.sets.items():
         news = set(elements) - set(before.sets.get(name, ()))
-        if name in _OF_PREFIXES or (name.startswith("g_") and elements and not any(map(_of_workload, elements))):
+        if name in _OF_ORGS or (name.startswith("g_") and elements and not any(map(_of_workload, elements))):
             continue
         if name not in before.sets:
             found.append(f"set {name}")
@@ -135,8 +135,9 @@ def _of_workload(element: str) -> bool:
 
 
 _SPAN = re.compile(r'"(prefix|range)"')
-_OF_PREFIXES = frozenset(("pools4", "snat4", "blocked4"))
-"""Of whole subnets, held by orgs."""
+_OF_ORGS = frozenset(("pools4", "snat4", "snat_address4", "blocked4"))
+"""What orgs hold for good: whole subnets, and what they leave by. An org that had nobody when its mode changed gets its
+address when somebody comes."""
 
 
 def _elements(objects: Iterable[Mapping[str, Any]]) -> Iterable[tuple[str, tuple[str, ...]]]:

@@ -51,6 +51,7 @@ async def test_in_a_short_soak_nothing_passes_is_cut_is_refused_or_leaks(soak: S
     assert said["probes"]["datagram refused"] > 500
 
 
+@pytest.mark.timeout(300)  # longer than the soak's own patience, so that it says what is left
 async def test_a_short_soak_leaves_nothing_behind(soak: Soak) -> None:
     await soak.end()
     assert soak.report.leaked == []
