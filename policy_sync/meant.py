@@ -5,13 +5,19 @@ It shares no code with `membership`, `matching` or the meaning in `criteria`, wh
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
-from egress.values import Packed, pack, parse_range
+from egress import values
+from egress.values import Packed
 from policy_sync.criteria import All, Attribute, Comparison, Criteria, Either, Not, Within
 from policy_sync.model import Kind, Lifecycle, Selector, SelectorKind, Workload, World
+
+_REMEMBERED = 1 << 16
+"""Each packet asks about each rule, and what is asked is read from the same few texts."""
+pack = lru_cache(_REMEMBERED)(values.pack)
+parse_range = lru_cache(_REMEMBERED)(values.parse_range)
 
 
 def named(world: World, selectors: Sequence[Selector], address: Packed) -> bool:
@@ -168,14 +174,19 @@ def _groups_in(criteria: Criteria | None) -> Iterator[str]:
 # Addresses
 
 
-def _addresses(workload: Workload) -> list[Packed]:
+def _addresses(workload: Workload) -> tuple[Packed, ...]:
+    return _readable(workload.addresses)
+
+
+@lru_cache(_REMEMBERED)
+def _readable(addresses: tuple[str, ...]) -> tuple[Packed, ...]:
     readable = []
-    for address in workload.addresses:
+    for address in addresses:
         try:
             readable.append(pack(address))
         except ValueError:
             continue
-    return readable
+    return tuple(readable)
 
 
 def protected(world: World, address: Packed) -> bool:
@@ -191,7 +202,11 @@ def is_cell(world: World, address: Packed) -> bool:
 
 
 def in_pool(world: World, address: Packed) -> bool:
-    return any(ipaddress.ip_address(address) in ipaddress.ip_network(pool) for pool in world.container_pools)
+    return any(
+        first <= address <= last
+        for first, last in map(parse_range, world.container_pools)
+        if len(first) == len(address)
+    )
 
 
 def is_container(world: World, address: Packed) -> bool:
