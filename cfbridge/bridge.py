@@ -1,7 +1,7 @@
 """The composition root: build, connect, supervise.
 
 FoundationWatch ─> inventory ┐
-intent file ─────> intent ───┼─ changed() ─> Reconciler ─> compile (worker thread) ─> Cells.deliver ─> agents
+revisions, file ─> intent ───┼─ changed() ─> Reconciler ─> compile (worker thread) ─> Cells.deliver ─> agents
 Cells, Holdings ─> states ───┘                                └─> API (snapshot, ruleset, alarms)
 """
 
@@ -19,19 +19,20 @@ from pathlib import Path
 
 import structlog
 
-from cfbridge import alarms, api, claims, intent, memory, tenants
+from cfbridge import alarms, api, claims, intent, memory, policyfile, tenants
 from cfbridge.api.views import Alarm
 from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
 from cfbridge.foundation.watch import FoundationWatch
 from cfbridge.holdings import Holdings, unstorable
-from cfbridge.intent import Intent
+from cfbridge.intent import Intent, Intents
 from cfbridge.inventory import FoundationState, HeldBack, Look
 from cfbridge.memory import Memory
 from cfbridge.reconcile import Reconciler
+from cfbridge.revisions import Revisions
 from cfbridge.settings import BridgeConfig
 from cfbridge.snapshot import Snapshot
-from cfbridge.store import Store
+from cfbridge.store import Revised, Store
 from egress.model import OrgWish
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable, qualify, unqualify
 from policy_sync.model import World
@@ -40,6 +41,8 @@ from policy_sync.ruleset import Ruleset
 log = structlog.get_logger(__name__)
 
 INTENT_POLL_SECONDS = 0.25
+RECORD_AGAIN_SECONDS = 5.0
+"""After what the intent file says could not be kept as a revision."""
 LONGEST_SLEEP_SECONDS = 3600.0
 """Until an expiry is looked at again: the clock may have been set meanwhile."""
 REVISIONS_PER_EPOCH = 1_000_000
@@ -50,17 +53,25 @@ class Bridge:
     """Everything that one bridge process holds. Also the facade that the API reads from."""
 
     def __init__(
-        self, config: BridgeConfig, store: Store, holdings: Holdings, bound: tenants.Bound | None = None
+        self,
+        config: BridgeConfig,
+        store: Store,
+        holdings: Holdings,
+        bound: tenants.Bound | None = None,
+        revisions: Revisions | None = None,
     ) -> None:
-        """`bound`: the orgs that the tenants of the intent file were before."""
+        """`bound`: the orgs that the tenants of the intent were before."""
         self.config = config
         self._store = store
         self.started_at = time.time()
         self._holdings = holdings
         self._inventory = {f.name: FoundationState(f.name) for f in config.foundations}
-        self._written = intent.load(config.intent_file) if config.intent_file else Intent()
+        self.revisions = revisions or Revisions(store, by_file=config.intent_file)
+        self._file: Intents = policyfile.load(config.intent_file) if config.intent_file else {}
+        self.revisions.published = self._republished
+        self._written = intent.together(self._file if config.intent_file else self.revisions.intents)
         self._bound: tenants.Bound = bound or {}
-        """Tenant's name in the intent file → org."""
+        """Tenant's name in the intent → org."""
         self._bound_stored = self._bound
         self._intent = self._written
         self._compiler = Compiler(config.firewall, config.pools)
@@ -74,6 +85,9 @@ class Bridge:
         self._gone: set[QualifiedId] = set()
         """Orgs that were there and are not any more: not the ones whose containers came before they were read."""
         self._intent_error: Refused | None = None
+        self._recorded: Intents | None = None
+        """The content of the intent file that the newest revision says."""
+        self._record_after = 0.0
         self._store_away = ""
         self._alarm_clock: asyncio.TimerHandle | None = None
         self._snapshot = Snapshot(pools=config.pools, defaults=config.defaults)
@@ -107,6 +121,10 @@ class Bridge:
     @property
     def world(self) -> World:
         return self._compiled.world
+
+    @property
+    def history(self) -> tuple[Revised, ...]:
+        return self.revisions.history
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
@@ -157,24 +175,45 @@ class Bridge:
             self._resolve()
         self.reconciler.changed()
 
+    def _republished(self) -> None:
+        if not self.config.intent_file:
+            self._obey(self.revisions.intents)
+
+    def _obey(self, intents: Intents) -> None:
+        self._written = intent.together(intents)
+        self._resolve()
+        self.reconciler.changed()
+
     async def watch_intent(self) -> None:
         """Read the intent file again when it changes. A file with a fault changes nothing but the alarm."""
         path = Path(self.config.intent_file)
         seen = self._mtime(path)
         while True:
+            await self._record_file()
             await asyncio.sleep(INTENT_POLL_SECONDS)
             if (now := self._mtime(path)) == seen:
                 continue
             seen = now
             try:
-                self._written = intent.load(str(path))
+                self._file = policyfile.load(str(path))
                 self._intent_error = None
             except RefusedError as refusal:
                 self._intent_error = refusal.refused
                 log.error("intent refused", code=refusal.refused.code, reason=refusal.refused.message)
                 continue
-            self._resolve()
-            self.reconciler.changed()
+            self._obey(self._file)
+
+    async def _record_file(self) -> None:
+        """As a revision, so that its history is kept, and nothing is lost where a bridge obeys no file any more. It is
+        in force meanwhile: a store that is away keeps no rule waiting."""
+        if self._file is self._recorded or time.monotonic() < self._record_after:
+            return
+        try:
+            await self.revisions.record(self._file, self.config.intent_file)
+            self._recorded = self._file
+        except (RefusedError, Unavailable) as fault:
+            self._record_after = time.monotonic() + RECORD_AGAIN_SECONDS
+            log.warning("intent not recorded", reason=str(fault))
 
     @staticmethod
     def _mtime(path: Path) -> int:
@@ -298,7 +337,8 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         holdings = await Holdings.open(store, config.pools, config.defaults)
         stack.push_async_callback(holdings.close)
         bound = await memory.tenants(store)
-        bridge = Bridge(config, store, holdings, bound)
+        revisions = await Revisions.open(store, by_file=config.intent_file)
+        bridge = Bridge(config, store, holdings, bound, revisions)
         agents = await bridge.cells.serve(config.agent_socket)
         stack.callback(agents.close)
         recalled = await memory.recall(store, bridge.snapshot.inventory)

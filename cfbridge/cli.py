@@ -36,6 +36,10 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "vm": ("reading:vm", "Virtual machines next to the containers."),
     "group": ("reading:group", "Groups that rules name."),
     "explain": ("explaining:explain", "Say whether a connection passes, by which rule, and what would allow it."),
+    "plan": ("publishing:plan", "Show what a policy file would change."),
+    "apply": ("publishing:apply", "Publish a policy file."),
+    "export": ("publishing:export", "Write the policy file of what is in force."),
+    "revision": ("publishing:revision", "What was published, and back to it."),
     "config": ("checking:config", "Check a config file."),
     "version": ("others:version", "Say which version this is."),
 }

@@ -24,10 +24,13 @@ from cfbridge.api.resources import (
     FoundationRow,
     GroupRow,
     HeldRow,
+    IntentText,
     LeaseRow,
     OrgRow,
+    Planned,
     PolicyRow,
     PoolRow,
+    RevisionRow,
     RuleRow,
     Status,
     VmRow,
@@ -37,6 +40,8 @@ from egress.values import Refused, RefusedError, Unavailable
 
 Filter = str | int | bool
 _EXPLAINED: TypeAdapter[Explained] = TypeAdapter(Explained)
+_INTENT: TypeAdapter[IntentText] = TypeAdapter(IntentText)
+_PLANNED: TypeAdapter[Planned] = TypeAdapter(Planned)
 _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
 _NOT_NOW = frozenset({429, 500, 502, 503, 504})
 
@@ -75,24 +80,48 @@ class AdminClient:
         retrying = stamina.retry_context(on=Unavailable, attempts=self._attempts, wait_initial=0.1, wait_max=2.0)
         async for attempt in retrying:
             with attempt:
-                return await self._get_once(path, query or {})
+                return await self._ask("GET", path, query or {})
         raise AssertionError("the last attempt returns or raises")
 
-    async def _get_once(self, path: str, query: Mapping[str, Filter]) -> bytes:
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, Filter], body: object = None, base: int | None = None
+    ) -> bytes:
         assert self._session is not None, "use the client in `async with`"
         said = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
+        headers = {} if method == "GET" else {"If-Match": "*" if base is None else f'"revision-{base}"'}
         try:
-            async with self._session.get(self._url + path, params=said) as response:
-                body = await response.read()
+            asked = self._session.request(method, self._url + path, params=said, json=body, headers=headers)
+            async with asked as response:
+                answered = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             where = self._socket or self._url
             raise Unavailable(f"the bridge at {where} does not answer: {error or type(error).__name__}") from error
         if response.status == 200:
-            return body
-        refused = _refusal(response.status, body)
+            return answered
+        refused = _refusal(response.status, answered)
         if response.status in _NOT_NOW:
             raise Unavailable(f"{refused.message} ({refused.code})")
         raise RefusedError(refused)
+
+    async def export(self, scope: str = "") -> IntentText:
+        """The policy file of what is in force: of one team, or the whole."""
+        return _INTENT.validate_json(await self.get(f"{ROOT}/intent", {"scope": scope} if scope else {}))
+
+    async def plan(self, content: str) -> Planned:
+        """What a policy file would change."""
+        return _PLANNED.validate_json(await self._ask("POST", f"{ROOT}/plan", {}, {"content": content}))
+
+    async def apply(self, content: str, reason: str = "", base: int | None = None) -> Planned:
+        """Publish a policy file. `base`: the revision that it was planned for; None: whatever there is. It is not tried
+        again, since nobody knows whether what failed was published; but a file that is in force already changes
+        nothing."""
+        said = {"content": content, "reason": reason}
+        return _PLANNED.validate_json(await self._ask("PUT", f"{ROOT}/intent", {}, said, base))
+
+    async def roll_back(self, revision: int, reason: str = "", base: int | None = None) -> Planned:
+        """Publish what a revision said. Not tried again, as `apply`."""
+        path = f"{ROOT}/revisions/{revision}/rollback"
+        return _PLANNED.validate_json(await self._ask("POST", path, {}, {"reason": reason}, base))
 
     async def status(self) -> Status:
         return _STATUS.validate_json(await self.get(f"{ROOT}/status"))
@@ -153,6 +182,9 @@ class AdminClient:
 
     def groups(self, **query: Filter) -> AsyncIterator[GroupRow]:
         return self.list("groups", **query)
+
+    def revisions(self, **query: Filter) -> AsyncIterator[RevisionRow]:
+        return self.list("revisions", **query)
 
 
 def _refusal(status: int, body: bytes) -> Refused:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from types import UnionType
@@ -125,6 +125,14 @@ def nearest(written: str, known: Iterable[str]) -> str:
 
 def parse(written: str | bytes) -> Node:
     """Raises RefusedError for anything that is not one document of mappings, lists and scalars."""
+    first, *others = parse_all(written)
+    for second in others:
+        second.refuse("one document is expected, here begins a second")
+    return first
+
+
+def parse_all(written: str | bytes) -> tuple[Node, ...]:
+    """One document or more, each after a line `---`. An empty file is one that says nothing."""
     top = Node("null", "", "", 0, 0)
     if len(written) > SIZE_LIMIT:
         top.refuse(f"the file is longer than {SIZE_LIMIT} bytes")
@@ -135,11 +143,12 @@ def parse(written: str | bytes) -> Node:
             top.refuse(f"the file is not UTF-8: {error.reason} at byte {error.start}")
     if written.lstrip()[:1] in ("{", "["):  # JSON as ERB writes it, tabs and surrogate pairs included
         try:
-            return _from_json(json.loads(written, object_pairs_hook=_Pairs, parse_int=_Raw, parse_float=_Raw), "", 0)
+            said = json.loads(written, object_pairs_hook=_Pairs, parse_int=_Raw, parse_float=_Raw)
+            return (_from_json(said, "", 0),)
         except (ValueError, RecursionError):
             pass  # perhaps YAML's flow style, whose complaint will name the line
     try:
-        return _from_events(yaml.parse(written, Loader=_LOADER))
+        return tuple(_from_events(yaml.parse(written, Loader=_LOADER))) or (Node("null", "", "", 1, 1),)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
@@ -194,9 +203,9 @@ class _Open:
         return f"{self.path}[{len(self.items)}]" if self.kind == "list" else _below(self.path, self.key or "")
 
 
-def _from_events(events: Iterable[Any]) -> Node:
+def _from_events(events: Iterable[Any]) -> Iterator[Node]:
+    """Each document as its end comes by."""
     opened: list[_Open] = []
-    root: Node | None = None
     for event in events:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
         path = opened[-1].below() if opened else ""
@@ -229,18 +238,15 @@ def _from_events(events: Iterable[Any]) -> Node:
                     here.refuse(f"the key {short(event.value)} is here twice")
                 opened[-1].key = event.value
                 continue
-        elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
-            here.refuse("one document is expected, here begins a second")
         else:
             continue
         if not opened:
-            root = node
+            yield node
         elif opened[-1].kind == "list":
             opened[-1].items.append(node)
         else:
             opened[-1].entries[opened[-1].key or ""] = node
             opened[-1].key = None
-    return root or Node("null", "", "", 1, 1)
 
 
 def _below(path: str, key: str) -> str:

@@ -1,20 +1,15 @@
-"""What did people ask for? Tenants, VMs, groups and rules, at one revision. (Their language, API and drafts come later;
-today it is read from the bridge's intent file.)"""
+"""What did people ask for? Tenants, VMs, tags, groups and rules, at one revision. (`policyfile` reads them.)"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from cfbridge import rulebook
-from cfbridge.document import Node, choice, parse, short
+from cfbridge.document import short
 from cfbridge.inventory import Inventory
 from cfbridge.names import UNRESOLVED, Names
-from cfbridge.rulebook import Defined
-from egress.model import NetworkMode, OrgWish
-from egress.values import QualifiedId, Refused, RefusedError
+from egress.model import OrgWish
+from egress.values import Refused
 from policy_sync.model import Group, Rule, Selector
 
 
@@ -50,86 +45,20 @@ class Intent:
     tags: tuple[Tagged, ...] = ()
 
 
-_TENANT = ("mode", "pool", "snat_pool", "snat")
-_VM = ("org", "addresses", "port", "cell", "tags")
-LONGEST_TAG = 256
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+Intents = Mapping[str, Intent]
+"""By scope: what each team's policy file says, and under "" what is nobody's in particular."""
 
 
-def load(path: str) -> Intent:
-    """The intent file. Raises RefusedError with line and column for anything unknown, dangling or contradictory."""
-    try:
-        written = Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RefusedError(Refused("INTENT_UNREADABLE", f"{path} can not be read: {reason}")) from error
-    return read(written)
-
-
-def read(written: str | bytes) -> Intent:
-    entries = parse(written).only(("cfbridge", "groups", "rules", "tags", "tenants", "vms"))
-    if "cfbridge" in entries and entries["cfbridge"].text() != "v1":
-        entries["cfbridge"].refuse("this bridge reads cfbridge: v1")
-    groups = entries["groups"].entries() if "groups" in entries else {}
-    vms = entries["vms"].entries() if "vms" in entries else {}
-    defined = Defined(groups, vms)
-    found = rulebook.groups(groups, defined)
+def together(intents: Intents) -> Intent:
+    """Of all scopes. Within a tier the rules of no scope come first, then scope by scope in the order of names."""
+    parts = [intents[scope] for scope in sorted(intents)]
     return Intent(
-        tenants=_tenants(entries.get("tenants")),
-        vms=tuple(_vm(name, node) for name, node in vms.items()),
-        groups=found,
-        rules=rulebook.rules(entries["rules"], defined, found) if "rules" in entries else (),
-        tags=_tags(entries.get("tags")),
+        tenants=tuple(each for part in parts for each in part.tenants),
+        vms=tuple(each for part in parts for each in part.vms),
+        groups=tuple(each for part in parts for each in part.groups),
+        rules=tuple(sorted((each for part in parts for each in part.rules), key=lambda rule: rule.tier)),
+        tags=tuple(each for part in parts for each in part.tags),
     )
-
-
-def _tenants(node: Node | None) -> tuple[OrgWish, ...]:
-    wishes = []
-    for name, each in node.entries().items() if node else ():
-        said = each.only(_TENANT)
-        mode = choice(said["mode"], NetworkMode) if "mode" in said else None
-        snat = tuple(rulebook.address(item) for item in said["snat"].items()) if "snat" in said else ()
-        if snat and mode is not None and mode is not NetworkMode.NAT:
-            said["snat"].refuse(f"an org in mode {mode} leaves by no SNAT address; write mode: nat, or take snat out")
-        if twice := [address for address in snat if snat.count(address) > 1]:
-            said["snat"].refuse(f"{twice[0]} is here twice")
-        pool, snat_pool = (said[key].text() if key in said else "" for key in ("pool", "snat_pool"))
-        wishes.append(OrgWish(QualifiedId(""), mode, pool, snat_pool, snat, name))
-    holders: dict[str, str] = {}
-    for wish in wishes:
-        for address in wish.snat:
-            if address in holders and node:
-                node.refuse(f"{address} is wished for {short(holders[address])} and for {short(wish.name)}")
-            holders[address] = wish.name
-    return tuple(wishes)
-
-
-def _vm(name: str, node: Node) -> Vm:
-    if not _NAME.fullmatch(name):
-        node.refuse(f"{short(name)} is no VM name: letters, digits, '.', '_' and '-', at most 63")
-    said = node.only(_VM)
-    if "addresses" not in said or not said["addresses"].items():
-        node.refuse("addresses: at least one is needed")
-    addresses = tuple(rulebook.address(item) for item in said["addresses"].items())
-    port = said["port"].text() if "port" in said else ""
-    if port and (not re.fullmatch(r"[!-.0-~]{1,15}", port) or port in (".", "..")):
-        said["port"].refuse(f"{short(port)} is no name of a host device (at most 15 characters)")
-    org, cell = (said[key].text() if key in said else "" for key in ("org", "cell"))
-    return Vm(name, addresses, org, port, cell, _pairs(said["tags"]) if "tags" in said else {})
-
-
-def _tags(node: Node | None) -> tuple[Tagged, ...]:
-    written = node.entries() if node else {}
-    return tuple(Tagged(rulebook.tenants_own(each, name), _pairs(each)) for name, each in written.items())
-
-
-def _pairs(node: Node) -> dict[str, str]:
-    """Tags: key and value, as they are compared. `true` and `7` want quotes, since YAML would read them otherwise."""
-    pairs = {key: each.text() for key, each in node.entries().items()}
-    for said in (*pairs, *pairs.values()):
-        if not said.isprintable() or not 0 < len(said) <= LONGEST_TAG:
-            node.refuse(f"{short(said)}: a tag's key and value have 1 to {LONGEST_TAG} printable characters")
-    return pairs
 
 
 def resolve(intent: Intent, inventory: Inventory) -> Intent:

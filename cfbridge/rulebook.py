@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -36,25 +36,30 @@ GUID = re.compile(r"([A-Za-z0-9._-]+:)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}
 
 @dataclass(frozen=True, slots=True)
 class Defined:
-    """What the file itself defines, so that a name that dangles is found where it stands."""
+    """Names that may be used, so that one that dangles is found where it stands."""
 
-    groups: Mapping[str, Node]
-    vms: Mapping[str, Node]
+    groups: Collection[str]
+    vms: Collection[str]
 
 
 def groups(written: Mapping[str, Node], defined: Defined) -> tuple[Group, ...]:
-    found = {name: _group(name, node, defined) for name, node in written.items()}
+    return tuple(_group(name, node, defined) for name, node in written.items())
+
+
+def refuse_rings(written: Mapping[str, Node], found: Mapping[str, Group]) -> None:
+    """`found`: every group, those of other documents too."""
     cyclic, _ = nesting.order(found)
-    for name in found:
+    for name, node in written.items():
         if name in cyclic:
-            written[name].refuse(f"a group can not hold itself: {' → '.join(_ring(name, found))}")
-    return tuple(found.values())
+            node.refuse(f"a group can not hold itself: {' → '.join(_ring(name, found))}")
 
 
 def _group(name: str, node: Node, defined: Defined) -> Group:
     """A list of members, an expression, or both: {members: [...], criteria: ...}."""
     if not name.isprintable() or not 0 < len(name) <= 128 or name == "any" or re.search(r"[:/]|^not |^\s|\s$", name):
         node.refuse(f"{short(name)} is no group name: at most 128 printable characters, no ':' or '/', not any, no not")
+    if _is_range(name):
+        node.refuse(f"{short(name)} reads as an address, and in a rule it would; give the group another name")
     if node.kind == "map":
         said = node.only(("members", "criteria"))
         listed = said["members"].items() if "members" in said else ()
@@ -95,39 +100,40 @@ def _ring(name: str, found: Mapping[str, Group]) -> list[str]:
     return [name]
 
 
-def rules(node: Node, defined: Defined, found: Sequence[Group]) -> tuple[Rule, ...]:
-    """`found`: the groups that they may name."""
-    trust = nesting.trust({group.name: group for group in found})
+def rules(node: Node, defined: Defined, trust: Mapping[str, Trust], provenance: str) -> tuple[Rule, ...]:
+    """`trust`: of every group that they may name."""
     rules: list[Rule] = []
     seen: set[str] = set()
     for tier_name, sections in node.only(_TIERS).items():
         for section, listed in sections.entries().items():
             for each in listed.items():
-                rule = _rule(each, _TIERS[tier_name], section, defined)
+                rule = _rule(each, _TIERS[tier_name], section, defined, provenance)
                 if rule.key in seen:
                     each.refuse(f"a second rule is named {short(rule.name)}; rules are known by their names")
                 seen.add(rule.key)
-                _refuse_untrusted(each, rule, trust)
+                if message := untrusted(rule, trust):
+                    each.refuse(message, "TRUST_TOO_LOW")
                 rules.append(rule)
     return tuple(sorted(rules, key=lambda rule: rule.tier))
 
 
-def _refuse_untrusted(node: Node, rule: Rule, trust: Mapping[str, Trust]) -> None:
-    """Whoever could name an app into a rule of the security team, or out of it, would be who decides."""
+def untrusted(rule: Rule, trust: Mapping[str, Trust]) -> str:
+    """Why its groups can't be trusted enough, in words: whoever could name an app into a rule of the security team, or
+    out of it, would be who decides."""
     if rule.tier is Tier.APPLICATION:
-        return
+        return ""
     for each in (*rule.sources, *rule.destinations, *rule.applied_to):
         if each.kind is SelectorKind.GROUP and trust.get(each.value, Trust.ADMIN) < Trust.ADMIN:
             who = trust[each.value].name.lower().replace("_", " ")
-            node.refuse(
+            return (
                 f"who is in group {short(each.value)} can be changed by any {who}, and tier {rule.tier.name.lower()} "
                 "takes only what admins can change: name them by tag, by GUID or as members, or put the rule into "
-                "tier application",
-                "TRUST_TOO_LOW",
+                "tier application"
             )
+    return ""
 
 
-def _rule(node: Node, tier: Tier, section: str, defined: Defined) -> Rule:
+def _rule(node: Node, tier: Tier, section: str, defined: Defined, provenance: str) -> Rule:
     said = node.only(_RULE)
     for needed in ("name", "action"):
         if needed not in said:
@@ -160,7 +166,7 @@ def _rule(node: Node, tier: Tier, section: str, defined: Defined) -> Rule:
         expires_at=expires,
         reason=said["reason"].text() if "reason" in said else "",
         owner=said["owner"].text() if "owner" in said else "",
-        provenance="intent file",
+        provenance=provenance,
     )
 
 
@@ -231,6 +237,14 @@ def _selector(node: Node, defined: Defined, *, bare_groups: bool) -> Selector:
     )
 
 
+def _is_range(written: str) -> bool:
+    try:
+        values.parse_range(written)
+    except ValueError:
+        return False
+    return True
+
+
 def _by_kind(node: Node, prefix: str, rest: str) -> Selector | None:
     """`org:ORG`, `space:ORG/SPACE`, and GUIDs."""
     if prefix == "org" and rest:
@@ -260,7 +274,7 @@ def _steps(path: str) -> list[str]:
     return steps if all(steps) else []
 
 
-def _known(node: Node, name: str, known: Mapping[str, Node], what: str) -> None:
+def _known(node: Node, name: str, known: Collection[str], what: str) -> None:
     if name not in known:
         node.refuse(f"no {what} is named {short(name)}{nearest(name, known)}", "DANGLING_NAME")
 

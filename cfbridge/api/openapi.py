@@ -7,21 +7,24 @@ from importlib import metadata
 from typing import Any
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from cfbridge.api.operations import RESOURCES, ROOT, ExplainQuery, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
-from cfbridge.api.resources import Decided, Explained, Removed, Status
+from cfbridge.api.publishing import IntentQuery, PlanBody, PublishBody, RollbackBody
+from cfbridge.api.resources import Decided, Explained, IntentText, Planned, Removed, Status
 
 _REFS = "#/components/schemas/{model}"
 _WORDS = {
     "304": "Not changed since the ETag in If-None-Match",
-    "400": "The query is wrong; errors[] says where",
+    "400": "The query or the body is wrong; errors[] says where",
     "401": "No valid token",
     "403": "The permission is missing",
     "404": "There is no such thing",
     "409": "It is not in the state for that",
-    "422": "Every parameter is well, and together they ask for what can not be; errors[] says where",
+    "412": "It was made for an older revision than what is in force by now",
+    "422": "It is well written, and asks for what can not be; errors[] says where",
+    "428": "If-Match is missing",
     "503": "Not now; nothing was done",
 }
 
@@ -39,6 +42,8 @@ def document() -> bytes:
         ("Removed", "serialization", TypeAdapter(Removed)),
         ("Decided", "serialization", TypeAdapter(Decided)),
         ("Explained", "serialization", TypeAdapter(Explained)),
+        ("IntentText", "serialization", TypeAdapter(IntentText)),
+        ("Planned", "serialization", TypeAdapter(Planned)),
     ]
     adapters += [(r.row.__name__, "serialization", r.one) for r in RESOURCES.values()]
     _, schemas = TypeAdapter.json_schemas(adapters, ref_template=_REFS)
@@ -57,6 +62,7 @@ def document() -> bytes:
     paths[f"{ROOT}/explain"] = {
         "get": _operation("explain", summary, _ref("Explained"), parameters, "304 400 401 403 404 422")
     }
+    paths |= _publishing()
     paths[f"{ROOT}/cells/{{id}}"]["delete"] = _acting(
         "remove_cell",
         "A cell that is gone for good: its workloads leave the groups, its addresses rest",
@@ -93,6 +99,54 @@ def document() -> bytes:
         },
     }
     return orjson.dumps(written, option=orjson.OPT_SORT_KEYS)
+
+
+def _publishing() -> dict[str, Any]:
+    """Policy files: shown, planned, published, rolled back."""
+    id_ = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    scope = [_parameter(name, schema) for name, schema in IntentQuery.model_json_schema()["properties"].items()]
+    shown = _operation(
+        "get_intent", "The policy file of what is in force", _ref("IntentText"), scope, "400 401 403 404"
+    )
+    read = _operation(
+        "get_revision_intent", "The policy file of a revision", _ref("IntentText"), [id_], "400 401 403 404 503"
+    )
+    plan = _writing("plan", "What a policy file would change", PlanBody, "400 401 403 422", "cfbridge.read")
+    publish = _writing(
+        "publish_intent", "Publish a policy file", PublishBody, "400 401 403 409 412 422 428 503", "cfbridge.publish"
+    )
+    back = _writing(
+        "roll_back",
+        "Publish what a revision said",
+        RollbackBody,
+        "400 401 403 404 409 412 422 428 503",
+        "cfbridge.publish",
+    )
+    back["parameters"].append(id_)
+    for operation in (publish, back):
+        operation["parameters"].append(
+            {
+                "name": "If-Match",
+                "in": "header",
+                "required": True,
+                "description": "The ETag that /intent had when this was made; * for whatever is there.",
+                "schema": {"type": "string", "pattern": r'^(\*|"revision-[0-9]{1,9}")$'},
+            }
+        )
+    return {
+        f"{ROOT}/intent": {"get": shown, "put": publish},
+        f"{ROOT}/plan": {"post": plan},
+        f"{ROOT}/revisions/{{id}}/intent": {"get": read},
+        f"{ROOT}/revisions/{{id}}/rollback": {"post": back},
+    }
+
+
+def _writing(name: str, summary: str, body: type[BaseModel], refusals: str, permission: str) -> dict[str, Any]:
+    described = _operation(name, summary, _ref("Planned"), [], refusals, permission)
+    described["parameters"] = []
+    schema = {key: value for key, value in body.model_json_schema().items() if key != "title"}
+    described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return described
 
 
 def _ref(name: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from cfbridge.api.resources import (
     OrgRow,
     PolicyRow,
     PoolRow,
+    RevisionRow,
     RuleRow,
     VmRow,
     WorkloadRow,
@@ -37,10 +38,10 @@ from cfbridge.api.views import Facade
 ROOT = "/api/v1"
 DEFAULT_LIMIT = 100
 GREATEST_LIMIT = 500
-Permission = Literal["public", "cfbridge.read", "cfbridge.operate"]
+Permission = Literal["public", "cfbridge.read", "cfbridge.operate", "cfbridge.publish"]
 
 ROLE_PERMISSIONS: Mapping[str, frozenset[str]] = {
-    "operator": frozenset({"public", "cfbridge.read", "cfbridge.operate"}),
+    "operator": frozenset({"public", "cfbridge.read", "cfbridge.operate", "cfbridge.publish"}),
     "nobody": frozenset({"public"}),
 }
 """Roles of decisions 32 that this version can tell apart: the holder of socket or token, and everybody else."""
@@ -97,6 +98,7 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("rules", RuleRow, rulings.rules, "Every rule, in the order of evaluation"),
         Resource("vms", VmRow, rulings.vms, "Virtual machines next to the containers"),
         Resource("groups", GroupRow, rulings.groups, "Groups that rules name"),
+        Resource("revisions", RevisionRow, rows.revisions, "What people published, the newest first"),
     )
 }
 
@@ -125,22 +127,24 @@ class NoQuery(BaseModel):
 def check_query(model: type[BaseModel], given: Sequence[tuple[str, str]]) -> Any:
     """The query as a model; a problem that names every key that is wrong."""
     keys = [key for key, _ in given]
-    faults = [Fault(f"/query/{_step(key)}", "is here twice") for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    faults = [Fault(f"/query/{step(key)}", "is here twice") for key in dict.fromkeys(keys) if keys.count(key) > 1]
     try:
         checked = model.model_validate(dict(given))
     except ValidationError as error:
-        faults += [Fault("/query/" + "/".join(map(_step, e["loc"])), _words(e)) for e in error.errors()]
+        faults += [Fault("/query/" + "/".join(map(step, e["loc"])), words(e)) for e in error.errors()]
     if faults:
         at = faults[0].pointer.removeprefix("/query/")
         raise ProblemError(400, "BAD_QUERY", f"The query parameter {at!r} {faults[0].message}.", tuple(faults))
     return checked
 
 
-def _step(key: object) -> str:
+def step(key: object) -> str:
+    """Of a JSON pointer."""
     return str(key).replace("~", "~0").replace("/", "~1")
 
 
-def _words(error: Any) -> str:
+def words(error: Any) -> str:
+    """What pydantic has against a value."""
     if error["type"] == "extra_forbidden":
         return "is not known"
     return "is refused: " + str(error["msg"])[:1].lower() + str(error["msg"])[1:]

@@ -263,6 +263,50 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisionRow:
+    id: str
+    """Its number."""
+    published_at: datetime
+    author: str
+    reason: str
+    summary: str
+    """`2 to add, 1 to remove`"""
+    in_force: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IntentText:
+    revision: int
+    """0 before anything was published."""
+    scope: str
+    """Empty: the whole."""
+    content: str
+    """A policy file, YAML."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    deed: str
+    """`add`, `change`, `move` or `remove`."""
+    kind: str
+    """`group`, `rule`, `tenant`, `vm` or `tags`."""
+    name: str
+    scope: str
+    details: tuple[str, ...]
+    """`services: tcp/80 → tcp/81`"""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a policy file would change, or changed."""
+
+    revision: int
+    """That it was compared with; of what was published, the new one. The same as before where nothing changed."""
+    summary: str
+    changes: tuple[ChangeRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DecidedBy:
     rule: str
     """`R42`; empty: nobody said anything."""

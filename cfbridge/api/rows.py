@@ -19,6 +19,7 @@ from cfbridge.api.resources import (
     OrgRow,
     PoolRow,
     PortMapping,
+    RevisionRow,
     Status,
     WorkloadRow,
 )
@@ -278,3 +279,17 @@ def _containers(snapshot: Snapshot, named: Naming) -> Sequence[WorkloadRow]:
                 )
             )
     return rows
+
+
+def revisions(facade: Facade) -> Sequence[RevisionRow]:
+    return [
+        RevisionRow(
+            id=str(each.number),
+            published_at=datetime.fromtimestamp(each.at, UTC),
+            author=each.author,
+            reason=each.reason,
+            summary=each.summary,
+            in_force=each is facade.history[0],
+        )
+        for each in facade.history
+    ]

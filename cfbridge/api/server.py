@@ -21,7 +21,8 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
-from cfbridge.api import explaining, openapi, operations, rows, tokens, views
+from cfbridge import document
+from cfbridge.api import explaining, openapi, operations, publishing, rows, tokens, views
 from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
@@ -158,7 +159,7 @@ def _tcp(listen: str) -> socket.socket:
 
 def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Application:
     """The API over `facade`. `token` None: whoever reaches it is the operator."""
-    app = web.Application(middlewares=[_guard(metrics, token)])
+    app = web.Application(middlewares=[_guard(metrics, token)], client_max_size=document.SIZE_LIMIT)
     cache = _Rows(facade)
 
     def add(path: str, permission: Permission, answer: Answer, content_type: str = "application/json") -> None:
@@ -190,6 +191,11 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
         route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
         route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
     route(f"{ROOT}/explain", "cfbridge.read", _explainer(facade, cache))
+    route(f"{ROOT}/intent", "cfbridge.read", publishing.shower(facade))
+    route(f"{ROOT}/intent", "cfbridge.publish", publishing.publisher(facade), "PUT")
+    route(f"{ROOT}/plan", "cfbridge.read", publishing.planner(facade), "POST")
+    route(f"{ROOT}/revisions/{{id}}/intent", "cfbridge.read", publishing.reader(facade))
+    route(f"{ROOT}/revisions/{{id}}/rollback", "cfbridge.publish", publishing.roller(facade), "POST")
     route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
     verdicts: tuple[Literal["apply", "discard"], ...] = ("apply", "discard")
     for verdict in verdicts:
@@ -227,7 +233,8 @@ class _Rows:
     def made(self, resource: Resource, seen: Seen) -> tuple[int, Sequence[Any], dict[str, Any]]:
         """In the thread."""
         made = self._made.get(resource.name)
-        if made is None or made[0].snapshot is not seen.snapshot or made[0].ruleset is not seen.ruleset:
+        same = ("snapshot", "ruleset", "history")
+        if made is None or any(getattr(made[0], each) is not getattr(seen, each) for each in same):
             listed = resource.rows(seen)
             made = self._made[resource.name] = (seen, listed, {row.id: row for row in listed})
         return made[0].snapshot.revision, made[1], made[2]

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from cfbridge.inventory import HeldBack
+from cfbridge.revisions import Revisions
 from cfbridge.snapshot import Snapshot
+from cfbridge.store import Revised
 from egress.values import Refused
 from policy_sync.model import World
 from policy_sync.ruleset import Ruleset
@@ -38,6 +40,11 @@ class Facade(Protocol):
         ...
 
     @property
+    def history(self) -> tuple[Revised, ...]:
+        """What people published, the newest first. Replaced whole."""
+        ...
+
+    @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Worst first. A late cell or a stale foundation is in here: lateness is the reconciler's to judge."""
         ...
@@ -45,6 +52,11 @@ class Facade(Protocol):
 
 class Operated(Facade, Protocol):
     """And what an operator may tell the bridge to do."""
+
+    @property
+    def revisions(self) -> Revisions:
+        """Who publishes another intent."""
+        ...
 
     async def remove_cell(self, name: str) -> Refused | None:
         """It is gone for good, a person says. Unavailable: the store did not take it."""
@@ -63,9 +75,10 @@ class Seen:
     snapshot: Snapshot
     ruleset: Ruleset
     world: World
+    history: tuple[Revised, ...] = ()
     alarms: tuple[Alarm, ...] = ()
 
 
 def see(facade: Facade) -> Seen:
     """Without alarms: they are counted anew each time, and no row shows them."""
-    return Seen(facade.started_at, facade.snapshot, facade.ruleset, facade.world)
+    return Seen(facade.started_at, facade.snapshot, facade.ruleset, facade.world, facade.history)

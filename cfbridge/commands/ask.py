@@ -47,18 +47,33 @@ class Bridge:
     def delete(self, path: str) -> Any:
         return self._ask("DELETE", path, None)
 
-    def post(self, path: str) -> Any:
-        return self._ask("POST", path, None)
+    def post(self, path: str, body: object = None, base: int | None = None) -> Any:
+        """`base`: the revision that this was made for."""
+        return self._ask("POST", path, None, body, base)
 
-    def _ask(self, method: str, path: str, query: Mapping[str, str] | None) -> Any:
+    def put(self, path: str, body: object, base: int | None) -> Any:
+        return self._ask("PUT", path, None, body, base)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: object = None,
+        base: int | None = None,
+    ) -> Any:
         said = urlencode(query or {}, errors="replace")  # a word of the command line may be no UTF-8
         target = "/api/v1" + quote(path, errors="replace") + (f"?{said}" if said else "")
         try:
             connection = self._connection()
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-            connection.request(method, target, headers=headers)
+            sent = None
+            if body is not None:
+                sent = json.dumps(body).encode()
+                headers |= {"Content-Type": "application/json", "If-Match": "*" if base is None else _etag(base)}
+            connection.request(method, target, body=sent, headers=headers)
             response = connection.getresponse()
-            body = response.read()
+            answered = response.read()
             connection.close()
         except PermissionError as error:
             refused = Refused(
@@ -71,7 +86,7 @@ class Bridge:
             raise Unavailable(
                 f"The bridge at {where} does not answer: {reason}. Is `cfbridge serve` running? (UNAVAILABLE)"
             ) from error
-        return _understood(response.status, body)
+        return _understood(response.status, answered)
 
     def rows(self, resource: str, query: Mapping[str, str]) -> Iterator[dict[str, Any]]:
         """All rows, page by page."""
@@ -99,6 +114,10 @@ class Bridge:
             return http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
         trust = ssl.create_default_context(cafile=self.ca or None)
         return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS, context=trust)
+
+
+def _etag(revision: int) -> str:
+    return f'"revision-{revision}"'
 
 
 def _understood(status: int, body: bytes) -> Any:

@@ -28,16 +28,16 @@ def check(file: str, kind: str) -> None:
       cfbridge config check bridge.yml
     """
     from cfbridge import config as reading
-    from cfbridge import intent
+    from cfbridge import policyfile
 
     if kind == "agent":
         reading.load_agent(file)
     elif kind == "intent":
-        intent.load(file)
+        policyfile.load(file)
     else:
         settings = reading.load_bridge(file)
         if settings.intent_file:
-            intent.load(settings.intent_file)
+            policyfile.load(settings.intent_file)
         if settings.cell is not None and settings.cell.agent_config:
             reading.load_agent(settings.cell.agent_config)
     click.echo(f"{file} is right.")

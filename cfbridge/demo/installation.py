@@ -65,6 +65,8 @@ class Installation:
     store: str = ""
     """Empty = SQLite in the box's folder."""
     intent: str = INTENT
+    by_file: bool = True
+    """The bridge obeys the intent file; else it has no rules, tenants and machines before somebody publishes them."""
     pools: Sequence[Mapping[str, Any]] = POOLS
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further keys of the bridge's config."""
@@ -157,7 +159,7 @@ class Installation:
             "store": self.store or f"sqlite:///{self.directory / 'state.db'}",
             "state_dir": str(self.directory / "bridge"),
             "agent_socket": str(self.directory / "bridge.sock"),
-            "intent_file": str(self.directory / "intent.yaml"),
+            **({"intent_file": str(self.directory / "intent.yaml")} if self.by_file else {}),
             "pools": [dict(pool) for pool in self.pools],
             "api": {"listen": [f"unix:{self.directory / 'api.sock'}"]},
             **self.settings,

@@ -2,5 +2,6 @@
 
 from cfbridge.store.store import Confirmed as Confirmed
 from cfbridge.store.store import Deposed as Deposed
+from cfbridge.store.store import Revised as Revised
 from cfbridge.store.store import Store as Store
 from cfbridge.store.store import Stored as Stored

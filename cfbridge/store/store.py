@@ -29,7 +29,7 @@ from egress.model import Lease, OrgNetwork, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0002"
+NEWEST = "0003"
 """The migration that this code speaks; a store that has it needs no alembic at start, which takes long to import."""
 ANSWER_SECONDS = 10.0
 """Well within the 25 s that an `up` waits."""
@@ -55,6 +55,21 @@ class Confirmed:
     """How `content` is written: the writer's and reader's to know."""
     at: float
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Revised:
+    """The whole intent, as people published it."""
+
+    number: int
+    """From 1, without a gap."""
+    at: float
+    author: str
+    reason: str
+    summary: str
+    """What it changed, in few words."""
+    content: bytes = b""
+    """Compressed; left out of lists."""
 
 
 class Store:
@@ -154,6 +169,32 @@ class Store:
                 update = sa.update(table).where(same).values(at=sa.bindparam("b_at"))
                 times = [dict(zip(("b_foundation", "b_kind", "b_at"), each, strict=True)) for each in again]
                 await connection.execute(update, times)
+
+    async def revise(self, revision: Revised) -> None:
+        """The next one after the newest. RefusedError where it is not: a commit that was given up came in after all."""
+        async with self._transaction("writing a revision") as connection:
+            await self._check_epoch(connection)
+            newest = (await connection.execute(sa.select(sa.func.max(tables.revisions.c.number)))).scalar() or 0
+            if revision.number != newest + 1:
+                raise RefusedError(Refused("REVISION_OUTDATED", f"The newest revision is {newest} by now; look again."))
+            await connection.execute(sa.insert(tables.revisions).values(**asdict(revision)))
+
+    async def revision(self, number: int | None = None) -> Revised | None:
+        """That one, or the newest."""
+        table = tables.revisions
+        chosen = sa.select(table).order_by(table.c.number.desc()).limit(1)
+        async with self._transaction("reading a revision") as connection:
+            rows = await connection.execute(chosen if number is None else chosen.where(table.c.number == number))
+            found = [Revised(r.number, r.at, r.author, r.reason, r.summary, bytes(r.content)) for r in rows]
+            return found[0] if found else None
+
+    async def revisions(self) -> tuple[Revised, ...]:
+        """Newest first, without content."""
+        table = tables.revisions
+        listed = sa.select(*(column for column in table.c if column is not table.c.content))
+        async with self._transaction("reading revisions") as connection:
+            rows = await connection.execute(listed.order_by(table.c.number.desc()))
+            return tuple(Revised(r.number, r.at, r.author, r.reason, r.summary) for r in rows)
 
     async def close(self) -> None:
         async with _border("closing"):

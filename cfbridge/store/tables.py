@@ -64,6 +64,18 @@ confirmed = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 
+# What people published, never changed and never deleted.
+revisions = sa.Table(
+    "revisions",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
 leader = sa.Table(
     "leader",
     metadata,

@@ -18,9 +18,10 @@ from cfbridge.bridge import Bridge
 from cfbridge.cells import FOUGHT_SECONDS
 from cfbridge.holdings import Holdings
 from cfbridge.inventory import FoundationState, HeldBack, Look, Org
+from cfbridge.revisions import Revisions
 from cfbridge.settings import BridgeConfig, FoundationConfig, PolicyServerConfig
 from cfbridge.snapshot import CellState
-from cfbridge.store import Store
+from cfbridge.store import Revised, Store
 from egress.model import NetworkMode, OrgWish, Pool, PoolKind
 from egress.values import QualifiedId, Unavailable
 from garden_plugin.wire import PortReport
@@ -298,6 +299,55 @@ async def test_an_allow_that_expires_ends_without_another_change(
                 await asyncio.sleep(0.01)
     finally:
         loop.cancel()
+
+
+async def test_a_bridge_without_an_intent_file_obeys_what_was_published_before_it_began(
+    tmp_path: Path, store: Store, holdings: Holdings
+) -> None:
+    await Revisions(store).publish(VM.encode(), "root", "")
+    told = replace(config(tmp_path, ""), intent_file="")
+    bridge = Bridge(told, store, holdings, revisions=await Revisions.open(store))
+    assert [vm.name for vm in bridge.snapshot.intent.vms] == ["db"]
+    await bridge.revisions.publish(b"groups: {g: [10.0.0.1]}", "root", "")
+    assert (bridge.snapshot.intent.vms, [group.name for group in bridge.snapshot.intent.groups]) == ((), ["g"])
+
+
+async def test_what_the_intent_file_says_is_kept_as_a_revision_when_the_store_is_there_again(
+    tmp_path: Path, store: Store, holdings: Holdings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge_module, "INTENT_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(bridge_module, "RECORD_AGAIN_SECONDS", 0.02)
+    told = config(tmp_path, VM)
+    bridge = Bridge(told, store, holdings)
+    away = [True]
+    revise = store.revise
+
+    async def failing(revision: Revised) -> None:
+        if away:
+            raise Unavailable("the store is away")
+        await revise(revision)
+
+    monkeypatch.setattr(store, "revise", failing)
+    watching = asyncio.create_task(bridge.watch_intent())
+    try:
+        await asyncio.sleep(0.05)
+        assert bridge.history == ()
+        assert bridge.snapshot.intent.vms  # in force all the same
+        away.clear()
+        async with asyncio.timeout(5):
+            while not bridge.history:
+                await asyncio.sleep(0.01)
+        Path(told.intent_file).write_text("{}")
+        async with asyncio.timeout(5):
+            while len(bridge.history) < 2:
+                await asyncio.sleep(0.01)
+    finally:
+        watching.cancel()
+    assert [(each.author, each.summary) for each in bridge.history] == [
+        (told.intent_file, "1 to remove"),
+        (told.intent_file, "1 to add"),
+    ]
+    assert (await Revisions.open(store)).intents == {}
 
 
 async def test_an_intent_file_that_cannot_be_seen_is_an_alarm_and_no_end(

@@ -37,6 +37,9 @@ pools: [{name: overlay, kind: container, prefixes: [10.240.0.0/14]}]
 """
 
 
+POLICY = "groups: {a: [10.0.0.1]}"
+
+
 @pytest.fixture
 def bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
     running = Running(FakeFacade(), tmp_path)
@@ -79,7 +82,9 @@ def test_every_example_runs(
     bridge: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     (tmp_path / "bridge.yml").write_text(BRIDGE_YML)
+    (tmp_path / "policy.yaml").write_text(POLICY)
     monkeypatch.chdir(tmp_path)
+    bridge.publish(*(POLICY.replace("a", letter) for letter in "bcdefgh"))  # examples speak of revision 7
     assert cli.run(example_of(COMMANDS[words])) == 0
 
 
@@ -93,17 +98,20 @@ def test_every_example_is_understood(words: tuple[str, ...]) -> None:
 
 LISTS = [
     *(((kind, "list"), f"{kind}s") for kind in ("foundation", "cell", "org", "pool", "asg", "workload", "rule", "vm")),
+    (("revision", "list"), "revisions"),
     (("policy", "list"), "policies"),
     (("group", "list"), "groups"),
 ]
 
 
 @pytest.mark.parametrize(
-    "kind", ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group"]
+    "kind", ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group", "revision"]
 )
 def test_every_list_is_a_table_for_people_and_json_for_programs(
     bridge: Running, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
+    bridge.publish(POLICY)
+    capsys.readouterr()
     assert cli.run([kind, "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert cli.run([kind, "list", "--json"]) == 0
@@ -120,6 +128,8 @@ def test_the_command_line_says_what_the_api_says(
         async with AdminClient.local(bridge.socket) as client:
             return [asdict(row) async for row in client.list(resource)]
 
+    bridge.publish(POLICY)
+    capsys.readouterr()
     assert cli.run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == to_jsonable_python(asyncio.run(rows()))
 
@@ -296,3 +306,68 @@ def test_asking_imports_nothing_heavy(bridge: Running, words: list[str]) -> None
     )
     done = subprocess.run([sys.executable, "-c", look, *words], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "HEAVY [] 0"
+
+
+def test_a_plan_says_in_words_what_would_change_and_changes_nothing(
+    bridge: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bridge.publish("{groups: {a: [10.0.0.1]}, vms: {old: {addresses: [10.0.0.9]}}}")
+    capsys.readouterr()
+    file = tmp_path / "policy.yaml"
+    file.write_text("groups: {a: [10.0.0.1, 10.0.0.2], web: 'tag tier = \"web\"'}")
+    assert cli.run(["plan", "-f", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "~ group a",
+        "    members: 10.0.0.1 → 10.0.0.1, 10.0.0.2",
+        "+ group web",
+        '    criteria: tag tier = "web"',
+        "- vm old",
+        "1 to add, 1 to change, 1 to remove.",
+    ]
+    assert len(bridge.facade.history) == 1
+
+
+def test_what_is_applied_is_exported_and_applied_again_changes_nothing(
+    bridge: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "policy.yaml"
+    file.write_text(POLICY)
+    assert cli.run(["apply", "-f", str(file), "--reason", "SEC-112"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "Revision 1 is in force."
+    assert cli.run(["export"]) == 0
+    file.write_text(capsys.readouterr().out)
+    assert cli.run(["apply", "-f", str(file)]) == 0
+    assert capsys.readouterr().out == "Nothing changes.\n"
+    assert cli.run(["revision", "list"]) == 0
+    assert "SEC-112" in capsys.readouterr().out
+    assert len(bridge.facade.history) == 1
+
+
+def test_a_rollback_says_what_it_changed(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    bridge.publish(POLICY, "{}")
+    capsys.readouterr()
+    assert cli.run(["revision", "show", "1"]) == 0
+    assert capsys.readouterr().out == "cfbridge: v1\ngroups:\n  a:\n  - 10.0.0.1\n"
+    assert cli.run(["revision", "rollback", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["1 to add.", "Revision 3 is in force."]
+    assert cli.run(["revision", "rollback", "9"]) == 1
+    assert "There is no revision 9. (REVISION_UNKNOWN)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        (b"grups: {}", "line 1, column 8: grups: unknown key 'grups'; did you mean 'groups'? (UNKNOWN_KEY)"),
+        (b"\xff", "is not UTF-8. (FILE_UNREADABLE)"),
+        (None, "can not be read: No such file or directory (FILE_UNREADABLE)"),
+    ],
+)
+def test_a_file_that_can_not_be_published_is_refused_in_words(
+    bridge: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str], written: bytes | None, says: str
+) -> None:
+    file = tmp_path / "policy.yaml"
+    if written is not None:
+        file.write_bytes(written)
+    assert cli.run(["apply", "-f", str(file)]) == 1
+    assert says in capsys.readouterr().err
+    assert bridge.facade.history == ()

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfbridge import intent
+from cfbridge import intent, policyfile
 from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, Org, Space
 from egress.model import NetworkMode, OrgWish
@@ -56,9 +56,13 @@ STATE = FoundationState(
 OTHER = FoundationState("cf-test", orgs={q("cf-test:o9"): Org(q("cf-test:o9"), "acme")})
 
 
+def whole(written: str | bytes) -> Intent:
+    return intent.together(policyfile.read(written, provenance="intent file"))
+
+
 def refusal(written: str | bytes) -> Refused:
     with pytest.raises(RefusedError) as raised:
-        intent.read(written)
+        whole(written)
     return raised.value.refused
 
 
@@ -82,7 +86,7 @@ vms:
 
 
 def test_a_group_is_a_list_of_members_an_expression_or_both() -> None:
-    groups = {group.name: group for group in intent.read(DYNAMIC).groups}
+    groups = {group.name: group for group in whole(DYNAMIC).groups}
     tagged = Comparison(Attribute("tag", "env"), "=", ("prod",))
     late = All((Comparison(Attribute("group"), "=", ("prod",)), Comparison(Attribute("app"), "~", ("late-*",))))
     assert groups["prod"] == Group("prod", (), tagged)
@@ -97,7 +101,7 @@ def test_an_expression_that_names_an_unknown_group_is_refused_where_it_stands() 
 
 
 def test_tags_are_of_orgs_spaces_apps_and_machines() -> None:
-    read = intent.resolve(intent.read(DYNAMIC), {"cf-prod": STATE})
+    read = intent.resolve(whole(DYNAMIC), {"cf-prod": STATE})
     assert {tagged.subject.value: tagged.tags for tagged in read.tags} == {
         "cf-prod:o1": {"env": "prod"},
         "cf-prod:s1": {"env": "dev"},
@@ -107,7 +111,7 @@ def test_tags_are_of_orgs_spaces_apps_and_machines() -> None:
 
 
 def test_who_is_tagged_and_not_known_is_told() -> None:
-    (said,) = intent.unresolved(intent.read("tags: {'org:acmee': {env: prod}}"), {"cf-prod": STATE})
+    (said,) = intent.unresolved(whole("tags: {'org:acmee': {env: prod}}"), {"cf-prod": STATE})
     assert "'acmee'" in said.message
 
 
@@ -120,16 +124,16 @@ def test_a_group_that_developers_can_enter_is_for_the_application_tier_alone(gro
     refused = refusal(ruled(tier))
     assert refused.code == "TRUST_TOO_LOW"
     assert "any developer" in refused.message
-    assert intent.read(ruled("application")).rules
+    assert whole(ruled("application")).rules
 
 
 def test_a_group_by_tags_and_addresses_is_for_every_tier() -> None:
     written = "rules: {emergency: {s: [{name: r, from: not prod, to: any, action: reject}]}}"
-    assert intent.read(DYNAMIC + written).rules
+    assert whole(DYNAMIC + written).rules
 
 
 def test_groups_keep_their_members_by_name() -> None:
-    groups = {group.name: group.members for group in intent.read(WHOLE).groups}
+    groups = {group.name: group.members for group in whole(WHOLE).groups}
     assert groups["frontends"] == (
         Selector(SelectorKind.APP, "acme/dev/frontend"),
         Selector(SelectorKind.APP, "cf-prod:acme/prod/frontend"),
@@ -147,7 +151,7 @@ def test_groups_keep_their_members_by_name() -> None:
 
 
 def test_a_rule_says_all_that_the_file_says() -> None:
-    found = {rule.name: rule for rule in intent.read(WHOLE).rules}
+    found = {rule.name: rule for rule in whole(WHOLE).rules}
     assert found["web to database"] == Rule(
         key="rule:web to database",
         name="web to database",
@@ -169,11 +173,11 @@ def test_a_rule_says_all_that_the_file_says() -> None:
 
 
 def test_rules_come_in_the_order_of_tiers_and_within_a_tier_as_written() -> None:
-    assert [rule.name for rule in intent.read(WHOLE).rules] == ["cut", "web to database", "watched"]
+    assert [rule.name for rule in whole(WHOLE).rules] == ["cut", "web to database", "watched"]
 
 
 def test_tenants_and_vms_are_read() -> None:
-    read = intent.read(WHOLE)
+    read = whole(WHOLE)
     assert read.tenants == (
         OrgWish(q(""), NetworkMode.NAT, snat=("203.0.113.7", "203.0.113.8"), name="acme"),
         OrgWish(q(""), NetworkMode.ROUTED, pool="routable-a", name="globex"),
@@ -182,11 +186,11 @@ def test_tenants_and_vms_are_read() -> None:
 
 
 def test_an_empty_file_asks_for_nothing() -> None:
-    assert intent.read("") == Intent()
+    assert whole("") == Intent()
 
 
 def test_a_moment_with_a_zone_is_that_moment() -> None:
-    (read,) = intent.read(rule("{name: a, action: allow, expires: '2027-06-30T12:00:00+02:00'}")).rules
+    (read,) = whole(rule("{name: a, action: allow, expires: '2027-06-30T12:00:00+02:00'}")).rules
     assert read.expires_at == datetime(2027, 6, 30, 10, tzinfo=UTC).timestamp()
 
 
@@ -271,19 +275,19 @@ def test_what_contradicts_itself_is_refused_in_words(text: str, says: str) -> No
 
 
 def test_names_become_ids() -> None:
-    resolved = intent.resolve(intent.read(WHOLE), {"cf-prod": STATE})
+    resolved = intent.resolve(whole(WHOLE), {"cf-prod": STATE})
     assert [wish.org for wish in resolved.tenants] == ["cf-prod:o1", "cf-prod:o2"]
     assert resolved.vms[0].org == "cf-prod:o1"
     members = {group.name: group.members for group in resolved.groups}
     assert members["frontends"][0] == Selector(SelectorKind.APP, "cf-prod:a1")
     assert members["all-acme"][0] == Selector(SelectorKind.ORG, "cf-prod:o1")
-    assert members["databases"] == intent.read(WHOLE).groups[1].members
+    assert members["databases"] == whole(WHOLE).groups[1].members
     watched = next(rule for rule in resolved.rules if rule.name == "watched")
     assert watched.sources[1] == Selector(SelectorKind.ORG, "cf-prod:o1")
 
 
 def test_a_name_that_nothing_has_becomes_no_id() -> None:
-    resolved = intent.resolve(intent.read(WHOLE), {"cf-prod": STATE})
+    resolved = intent.resolve(whole(WHOLE), {"cf-prod": STATE})
     members = {group.name: group.members for group in resolved.groups}
     ids = {*STATE.orgs, *STATE.spaces, *STATE.apps}
     assert members["frontends"][1].value not in ids
@@ -316,13 +320,13 @@ def test_by_guid_an_app_or_a_space_stays_a_member_when_it_is_renamed(foundation:
             spaces={q(f"cf-prod:{space}"): Space(q(f"cf-prod:{space}"), name, q("cf-prod:o1"))},
             apps={q(f"cf-prod:{app}"): App(q(f"cf-prod:{app}"), name, q(f"cf-prod:{space}"))},
         )
-        (group,) = intent.resolve(intent.read(written), {"cf-prod": state}).groups
+        (group,) = intent.resolve(whole(written), {"cf-prod": state}).groups
         assert [member.value for member in group.members] == [f"cf-prod:{app}", f"cf-prod:{space}"]
 
 
 def test_a_renamed_org_leaves_its_name_without_an_id() -> None:
     renamed = replace(STATE, orgs={q("cf-prod:o1"): Org(q("cf-prod:o1"), "acme-2")})
-    assert intent.resolve(intent.read(WHOLE), {"cf-prod": renamed}).tenants[0].org == ""
+    assert intent.resolve(whole(WHOLE), {"cf-prod": renamed}).tenants[0].org == ""
 
 
 scalars = (
@@ -343,7 +347,7 @@ documents: st.SearchStrategy[Any] = st.recursive(
 def outcome(written: str | bytes) -> Intent | Refused:
     """The value, or the refusal. Anything else is a bug and ends the test."""
     try:
-        return intent.read(written)
+        return whole(written)
     except RefusedError as raised:
         return raised.refused
 

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cfbridge.store import Confirmed, Deposed, Store, Stored, tables
+from cfbridge.store import Confirmed, Deposed, Revised, Store, Stored, tables
 from cfbridge.store import store as store_
 from egress.ledger import Changes, Holding
 from egress.model import Lease, OrgNetwork, SnatAddress
@@ -129,11 +129,13 @@ async def test_a_store_of_the_first_cfbridge_is_taken_over(open_store: OpenStore
     await store.lead()
     await store.commit(Changes(leases=((None, LEASE),)))
     async with store._engine.begin() as connection:
-        await connection.execute(sa.text("DROP TABLE confirmed"))
+        for table in ("confirmed", "revisions"):
+            await connection.execute(sa.text(f"DROP TABLE {table}"))
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     after = await open_store()
     assert (await after.load()).holding.leases == (LEASE,)
     assert await after.confirmed() == ()
+    assert await after.revisions() == ()
 
 
 async def test_the_migrations_make_the_tables_that_the_code_speaks(store: Store) -> None:
@@ -260,3 +262,37 @@ async def test_a_commit_that_its_bridge_gave_up_waiting_for_is_seen_by_who_reads
     go_on.set()
     await writing
     assert (await reading).holding.leases == (LEASE,)
+
+
+FIRST = Revised(1, 1_700_000_000.5, "ro☃t", "", "1 to add", b"\x00\xff")
+SECOND = replace(FIRST, number=2, content=b"two")
+
+
+async def test_revisions_are_there_for_the_next_bridge_and_listed_without_content(
+    store: Store, open_store: OpenStore
+) -> None:
+    assert await store.revision() is None
+    await store.revise(FIRST)
+    await store.revise(SECOND)
+    await store.close()
+    after = await open_store()
+    assert await after.revision() == SECOND
+    assert await after.revision(1) == FIRST
+    assert await after.revision(3) is None
+    assert await after.revisions() == (replace(SECOND, content=b""), replace(FIRST, content=b""))
+
+
+async def test_a_revision_that_is_not_the_next_one_is_refused_and_changes_nothing(store: Store) -> None:
+    await store.revise(FIRST)
+    for number in (1, 3):
+        with pytest.raises(RefusedError, match="REVISION_OUTDATED"):
+            await store.revise(replace(SECOND, number=number))
+    assert await store.revisions() == (replace(FIRST, content=b""),)
+
+
+async def test_who_does_not_lead_publishes_nothing(store: Store, open_store: OpenStore) -> None:
+    newer = await open_store()
+    await newer.lead()
+    with pytest.raises(Deposed):
+        await store.revise(FIRST)
+    assert await newer.revision() is None

@@ -26,6 +26,10 @@ class Running:
     def _do(self, deed: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(deed, self._loop).result(10)
 
+    def publish(self, *files: str) -> None:
+        for file in files:
+            self._do(self.facade.revisions.publish(file.encode(), "root", ""))
+
     def close(self) -> None:
         self._do(self.server.close())
         self._loop.call_soon_threadsafe(self._loop.stop)

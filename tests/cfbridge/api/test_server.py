@@ -27,6 +27,7 @@ from cfbridge.api.views import Alarm
 from cfbridge.inventory import Look
 from cfbridge.metrics import Metrics
 from cfbridge.settings import ApiConfig
+from cfbridge.store import Revised
 from egress.model import NetworkMode, OrgNetwork, OrgWish, SnatAddress
 from egress.values import Refused, RefusedError
 from tests.cfbridge.api.world import SNAPSHOT, STATE, FakeFacade
@@ -34,7 +35,9 @@ from tests.cfbridge.api.world import SNAPSHOT, STATE, FakeFacade
 
 @pytest.fixture
 def facade() -> FakeFacade:
-    return FakeFacade()
+    made = FakeFacade()
+    made.revisions.history = tuple(Revised(number, 1.8e9, "root", "", "1 to add") for number in (3, 2, 1))
+    return made
 
 
 @pytest.fixture

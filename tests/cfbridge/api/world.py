@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cfbridge.api.views import Alarm
 from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, HeldBack, Look, Org, Space
+from cfbridge.revisions import Revisions
 from cfbridge.snapshot import CellState, Held, Snapshot
+from cfbridge.store import Revised
 from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
-from egress.values import QualifiedId, Refused, Unavailable, parse_range
+from egress.values import QualifiedId, Refused, RefusedError, Unavailable, parse_range
 from garden_plugin.wire import MappedPort, PortReport
 from policy_sync import translate
 from policy_sync.criteria import Attribute, Comparison
@@ -148,6 +150,34 @@ LABELS = {
 
 
 @dataclass
+class FakeStore:
+    """Of a store, what keeps revisions."""
+
+    kept: list[Revised] = field(default_factory=list)
+    away: str = ""
+    late: bool = False
+    """What is written comes in, but nobody hears of it in time."""
+
+    async def revise(self, revision: Revised) -> None:
+        if self.away and not self.late:
+            raise Unavailable(self.away)
+        if revision.number != len(self.kept) + 1:
+            raise RefusedError(Refused("REVISION_OUTDATED", f"The newest revision is {len(self.kept)} by now."))
+        self.kept.append(revision)
+        if self.away:
+            raise Unavailable(self.away)
+
+    async def revision(self, number: int | None = None) -> Revised | None:
+        if self.away:
+            raise Unavailable(self.away)
+        found = [each for each in self.kept if number in (None, each.number)]
+        return found[-1] if found else None
+
+    async def revisions(self) -> tuple[Revised, ...]:
+        return tuple(replace(each, content=b"") for each in reversed(self.kept))
+
+
+@dataclass
 class FakeFacade:
     """What the bridge is to the API, without a bridge."""
 
@@ -165,6 +195,14 @@ class FakeFacade:
     removed: list[str] = field(default_factory=list)
     store_away: str = ""
     decided: list[tuple[str, str, bool]] = field(default_factory=list)
+    store: FakeStore = field(default_factory=FakeStore)
+
+    def __post_init__(self) -> None:
+        self.revisions = Revisions(self.store)  # type: ignore[arg-type]
+
+    @property
+    def history(self) -> tuple[Revised, ...]:
+        return self.revisions.history
 
     async def remove_cell(self, name: str) -> Refused | None:
         if self.store_away:

@@ -1,0 +1,195 @@
+"""How does a policy file become what is in force? Shown, planned, published, rolled back; who comes late is told.
+
+GET /intent ─ETag "revision-7"─> edit ─POST /plan─> changes in words ─PUT /intent, If-Match "revision-7"─> revision 8
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pwd
+import re
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from cfbridge import export, revisions
+from cfbridge.api import operations
+from cfbridge.api.problems import Fault, ProblemError
+from cfbridge.api.resources import ChangeRow, IntentText, Planned
+from cfbridge.api.views import Operated
+from cfbridge.intent import Intent
+from cfbridge.revisions import Plan
+from egress.values import Refused, RefusedError, Unavailable
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+B = TypeVar("B", bound=BaseModel)
+
+_PLANNED: TypeAdapter[Planned] = TypeAdapter(Planned)
+_TEXT: TypeAdapter[IntentText] = TypeAdapter(IntentText)
+_STATUS: Mapping[str, int] = {"REVISION_OUTDATED": 412, "INTENT_IS_A_FILE": 409, "REVISION_UNKNOWN": 404}
+"""Of refusals; of every other, 422."""
+
+
+class PlanBody(BaseModel):
+    """A policy file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    content: str = Field(description="YAML or JSON, as `cfbridge export` writes it.")
+
+
+_PLAIN = r"^[^\x00-\x1f\x7f]*$"
+"""One line, which every store can keep."""
+
+
+class PublishBody(PlanBody):
+    """A policy file, and why."""
+
+    reason: str = Field("", max_length=1024, pattern=_PLAIN, description="For whoever reads the history.")
+
+
+class RollbackBody(BaseModel):
+    """Why it goes back."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=1024, pattern=_PLAIN, description="For whoever reads the history.")
+
+
+class IntentQuery(BaseModel):
+    """Whose policy file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scope: str | None = Field(None, min_length=1, max_length=64, description="That team's only.")
+
+
+def shower(facade: Operated) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked = operations.check_query(IntentQuery, list(request.query.items()))
+        now = facade.revisions
+        number, intents = now.number, now.intents
+        if asked.scope is not None and asked.scope not in intents:
+            raise ProblemError(404, "NOT_FOUND", f"No scope is called {asked.scope!r}.")
+        if asked.scope is None:
+            content = await asyncio.to_thread(export.text, intents)
+        else:
+            content = await asyncio.to_thread(export.document, asked.scope, intents.get(asked.scope, Intent()))
+        return _tagged(number, _TEXT.dump_json(IntentText(number, asked.scope or "", content)))
+
+    return answer
+
+
+def planner(facade: Operated) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        body = await _body(request, PlanBody)
+        return _planned(await _done(facade.revisions.plan(body.content.encode())))
+
+    return answer
+
+
+def publisher(facade: Operated) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        base = _base(request)
+        body = await _body(request, PublishBody)
+        publishing = facade.revisions.publish(body.content.encode(), author(request), body.reason, base)
+        return _planned(await _done(publishing))
+
+    return answer
+
+
+def reader(facade: Operated) -> Handler:
+    """A revision's policy file."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        revised = await _done(facade.revisions.revision(_number(request)))
+        return _tagged(revised.number, _TEXT.dump_json(IntentText(revised.number, "", revisions.written(revised))))
+
+    return answer
+
+
+def roller(facade: Operated) -> Handler:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        operations.check_query(operations.NoQuery, list(request.query.items()))
+        number, base = _number(request), _base(request)
+        body = await _body(request, RollbackBody)
+        return _planned(await _done(facade.revisions.roll_back(number, author(request), body.reason, base)))
+
+    return answer
+
+
+def _number(request: web.Request) -> int:
+    written = request.match_info["id"]
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", written):
+        raise ProblemError(404, "REVISION_UNKNOWN", f"There is no revision {written[:128]!r}.")
+    return int(written)
+
+
+def _base(request: web.Request) -> int | None:
+    """The newest revision that the author saw; None: whatever it is (`If-Match: *`)."""
+    written = request.headers.get("If-Match", "").strip()
+    if written == "*":
+        return None
+    found = re.fullmatch(r'"revision-([0-9]{1,9})"', written)
+    if found is None:
+        sentence = "Send If-Match with the ETag that /intent had when this was made, or * for whatever is there."
+        raise ProblemError(428, "IF_MATCH_NEEDED", sentence)
+    return int(found[1])
+
+
+async def _body(request: web.Request, model: type[B]) -> B:
+    try:
+        return model.model_validate_json(await request.read())
+    except ValidationError as error:
+        faults = tuple(
+            Fault("/body" + "".join(f"/{operations.step(part)}" for part in each["loc"]), operations.words(each))
+            for each in error.errors()
+        )
+        raise ProblemError(400, "BAD_BODY", f"{faults[0].pointer}: {faults[0].message}.", faults) from None
+
+
+async def _done(doing: Awaitable[T]) -> T:
+    try:
+        return await doing
+    except RefusedError as error:
+        raise _problem(error.refused) from None
+    except Unavailable as fault:
+        sentence = f"Perhaps nothing was published, look at the revisions: {fault}."
+        raise ProblemError(503, "STORE_AWAY", sentence, headers={"Retry-After": "1"}) from None
+
+
+def _problem(refused: Refused) -> ProblemError:
+    status = _STATUS.get(refused.code, 422)
+    faults = (Fault("/body/content", refused.message),) if status == 422 else ()
+    return ProblemError(status, refused.code, refused.message, faults)
+
+
+def _planned(plan: Plan) -> web.Response:
+    rows = tuple(ChangeRow(str(c.deed), c.kind, c.name, c.scope, c.details) for c in plan.changes)
+    return _tagged(plan.revision, _PLANNED.dump_json(Planned(plan.revision, plan.summary, rows)))
+
+
+def _tagged(revision: int, body: bytes) -> web.Response:
+    headers = {"ETag": f'"revision-{revision}"', "Cache-Control": "no-cache"}
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def author(request: web.Request) -> str:
+    """Who asks: by the unix socket the name of the process's user, else who holds the token."""
+    transport = request.transport
+    peer: Any = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None or peer.family != socket.AF_UNIX:
+        return "token"
+    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
