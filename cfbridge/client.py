@@ -6,7 +6,7 @@ async with AdminClient.local("/var/vcap/data/cfbridge/api.sock") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 from urllib.parse import quote
@@ -122,6 +122,52 @@ class AdminClient:
         """Publish what a revision said. Not tried again, as `apply`."""
         path = f"{ROOT}/revisions/{revision}/rollback"
         return _PLANNED.validate_json(await self._ask("POST", path, {}, {"reason": reason}, base))
+
+    async def set_group(
+        self, name: str, members: Sequence[str] = (), criteria: str | None = None, **how: Any
+    ) -> Planned:
+        """`how`, here and below: `reason`, `scope` (of what is new), `base`, and `plan=True` to change nothing."""
+        said = {"members": list(members), "criteria": criteria}
+        return await self._edit("PUT", f"groups/{quote(name, safe='')}", said, **how)
+
+    async def remove_group(self, name: str, **how: Any) -> Planned:
+        return await self._edit("DELETE", f"groups/{quote(name, safe='')}", None, **how)
+
+    async def set_vm(self, name: str, said: Mapping[str, Any], **how: Any) -> Planned:
+        """As a policy file says it: `addresses`, `org`, `port`, `cell`, `tags`."""
+        return await self._edit("PUT", f"vms/{quote(name, safe='')}", said, **how)
+
+    async def remove_vm(self, name: str, **how: Any) -> Planned:
+        return await self._edit("DELETE", f"vms/{quote(name, safe='')}", None, **how)
+
+    async def tag(self, whose: str, tags: Mapping[str, str | None], **how: Any) -> Planned:
+        """None takes a tag away. `whose`: `org:acme`, `space:acme/dev`, `acme/dev/web`, `vm:db-1`."""
+        return await self._edit("PATCH", f"tags/{quote(whose, safe='')}", {"tags": dict(tags)}, **how)
+
+    async def add_rule(self, said: Mapping[str, Any], **how: Any) -> Planned:
+        """As a policy file says it, and its place: `tier` and `section`, or `before` or `after` which rule."""
+        return await self._edit("POST", "rules", said, **how)
+
+    async def change_rule(self, name: str, said: Mapping[str, Any], **how: Any) -> Planned:
+        """What is named changes, None takes it away; a place moves it. `name` may be `R42`."""
+        return await self._edit("PATCH", f"rules/{quote(name, safe='')}", said, **how)
+
+    async def remove_rule(self, name: str, **how: Any) -> Planned:
+        return await self._edit("DELETE", f"rules/{quote(name, safe='')}", None, **how)
+
+    async def _edit(
+        self,
+        method: str,
+        path: str,
+        said: object,
+        *,
+        reason: str = "",
+        scope: str = "",
+        plan: bool = False,
+        base: int | None = None,
+    ) -> Planned:
+        query: dict[str, Filter] = {"reason": reason, "scope": scope, "plan": plan}
+        return _PLANNED.validate_json(await self._ask(method, f"{ROOT}/{path}", query, said, base))
 
     async def status(self) -> Status:
         return _STATUS.validate_json(await self.get(f"{ROOT}/status"))

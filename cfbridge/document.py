@@ -12,7 +12,8 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from datetime import date
 from enum import StrEnum
 from types import UnionType
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -155,6 +156,23 @@ def parse_all(written: str | bytes) -> tuple[Node, ...]:
         Node("null", "", "", line, column).refuse(f"this is no YAML: {error.problem or error.context}")
     except yaml.YAMLError as error:
         top.refuse(f"this is no YAML: {str(error).splitlines()[0]}")
+
+
+def of(value: Any, path: str = "") -> Node:
+    """What a file would say that says this: text, numbers, true and false, dates, lists and mappings of them."""
+    match value:
+        case None:
+            return Node("null", "", path, 0, 0)
+        case bool():
+            return Node("bool", "true" if value else "false", path, 0, 0)
+        case Mapping():
+            entries = {str(key): of(each, _below(path, str(key))) for key, each in value.items()}
+            return Node("map", entries, path, 0, 0)
+        case list() | tuple():
+            return Node("list", tuple(of(each, f"{path}[{at}]") for at, each in enumerate(value)), path, 0, 0)
+    kind = {int: "int", float: "float", date: "timestamp"}.get(type(value), "str")
+    here = Node(kind, "", path, 0, 0)
+    return replace(here, content=_sound(str(value), here))
 
 
 class _Raw(str):

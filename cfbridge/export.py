@@ -33,6 +33,19 @@ def text(intents: Intents) -> str:
 
 def document(scope: str, intent: Intent) -> str:
     """Of one scope."""
+    written: str = yaml.dump(
+        tree(scope, intent),
+        Dumper=_DUMPER,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=_ENDLESS,
+    )
+    return written
+
+
+def tree(scope: str, intent: Intent) -> dict[str, Any]:
+    """The same as mappings, lists and values."""
     said: dict[str, Any] = {"cfbridge": "v1", **({"scope": scope} if scope else {})}
     sections: Mapping[str, Any] = {
         "groups": {group.name: group_said(group) for group in _named(intent.groups)},
@@ -41,11 +54,7 @@ def document(scope: str, intent: Intent) -> str:
         "vms": {vm.name: vm_said(vm) for vm in _named(intent.vms)},
         "tags": dict(sorted(map(tags_said, intent.tags), key=lambda named: named[0])),
     }
-    said |= {section: content for section, content in sections.items() if content}
-    written: str = yaml.dump(
-        said, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, default_flow_style=False, width=_ENDLESS
-    )
-    return written
+    return said | {section: content for section, content in sections.items() if content}
 
 
 def _named(things: Iterable[Any]) -> list[Any]:

@@ -13,12 +13,13 @@ Names of groups and machines are everybody's; each belongs to the scope that say
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from cfbridge import rulebook
+from cfbridge import document, rulebook
 from cfbridge.document import Node, choice, nearest, parse_all, short
 from cfbridge.intent import Intent, Intents, Tagged, Vm
 from cfbridge.rulebook import Defined
@@ -68,6 +69,16 @@ def read(written: str | bytes, before: Intents | None = None, provenance: str = 
     scoped = all(each.scope for each in documents)
     named = {each.scope for each in documents}
     kept = {scope: intent for scope, intent in (before or {}).items() if scoped and scope not in named}
+    return _beside(kept, documents, provenance)
+
+
+def with_scope(before: Intents, scope: str, tree: Mapping[str, Any], provenance: str = "policy file") -> Intents:
+    """`tree` instead of what this scope said; what it holds is of `export.tree`'s kind."""
+    kept = {other: intent for other, intent in before.items() if other != scope}
+    return _beside(kept, [_document(document.of(tree))], provenance)
+
+
+def _beside(kept: Intents, documents: Sequence[_Document], provenance: str) -> Intents:
     defined = Defined(
         groups={*_names(kept, "groups"), *(name for each in documents for name in each.entries("groups"))},
         vms={*_names(kept, "vms"), *(name for each in documents for name in each.entries("vms"))},
@@ -99,13 +110,13 @@ def _document(node: Node) -> _Document:
 
 
 def _intent(
-    document: _Document, defined: Defined, groups: tuple[Group, ...], trust: Mapping[str, Trust], provenance: str
+    said: _Document, defined: Defined, groups: tuple[Group, ...], trust: Mapping[str, Trust], provenance: str
 ) -> Intent:
-    sections = document.sections
-    origin = f"{provenance}, scope {document.scope}" if document.scope else provenance
+    sections = said.sections
+    origin = f"{provenance}, scope {said.scope}" if said.scope else provenance
     return Intent(
         tenants=_tenants(sections.get("tenants")),
-        vms=tuple(_vm(name, node) for name, node in document.entries("vms").items()),
+        vms=tuple(_vm(name, node) for name, node in said.entries("vms").items()),
         groups=groups,
         rules=rulebook.rules(sections["rules"], defined, trust, origin) if "rules" in sections else (),
         tags=_tags(sections.get("tags")),
@@ -125,14 +136,14 @@ def names_of(intent: Intent, kind: str) -> Iterator[str]:
         yield f"{each.subject.kind}:{each.subject.value}" if isinstance(each, Tagged) else each.name
 
 
-def _take(document: _Document, said: Intent, holders: Mapping[str, dict[str, str]]) -> None:
+def _take(whose: _Document, said: Intent, holders: Mapping[str, dict[str, str]]) -> None:
     """`holders`: by kind, whose each name is. What another scope has is not this one's to say."""
     for kind, taken in holders.items():
         for name in names_of(said, kind):
             if name in taken:
-                place = document.sections[kind].nearest_to((name,))
+                place = whose.sections[kind].nearest_to((name,))
                 place.refuse(f"{short(name)} is in {kind} of {_whose(taken[name])} already", "NAME_TAKEN")
-            taken[name] = document.scope
+            taken[name] = whose.scope
 
 
 def _refuse_broken(kept: Intents, defined: Defined, trust: Mapping[str, Trust]) -> None:

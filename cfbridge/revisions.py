@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from cfbridge import export, planning, policyfile
+from cfbridge import edits, export, planning, policyfile
+from cfbridge.edits import Edit
 from cfbridge.intent import Intents
 from cfbridge.planning import Change
 from cfbridge.store import Revised, Store
@@ -84,6 +85,16 @@ class Revisions:
             await self._begin(base)
             return await self._publish(await self.plan(written), author, reason)
 
+    async def plan_edit(self, edit: Edit) -> Plan:
+        """RefusedError for what can't be."""
+        return await asyncio.to_thread(self._edited, edit)
+
+    async def edit(self, edit: Edit, author: str, reason: str, base: int | None = None) -> Plan:
+        """One thing set, changed or taken away, as a revision."""
+        async with self._turn:
+            await self._begin(base)
+            return await self._publish(await self.plan_edit(edit), author, reason)
+
     async def roll_back(self, number: int, author: str, reason: str, base: int | None = None) -> Plan:
         """What revision `number` said, said again."""
         async with self._turn:
@@ -109,6 +120,11 @@ class Revisions:
     def _planned(self, written: bytes) -> Plan:
         number, before = self.number, self.intents
         after = policyfile.read(written, before)
+        return Plan(number, planning.changes(before, after), after)
+
+    def _edited(self, edit: Edit) -> Plan:
+        number, before = self.number, self.intents
+        after = edits.edited(before, edit)
         return Plan(number, planning.changes(before, after), after)
 
     async def _begin(self, base: int | None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, TypeAdapter
 
+from cfbridge.api import editing
 from cfbridge.api.operations import RESOURCES, ROOT, ExplainQuery, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
 from cfbridge.api.publishing import IntentQuery, PlanBody, PublishBody, RollbackBody
@@ -63,6 +64,8 @@ def document() -> bytes:
         "get": _operation("explain", summary, _ref("Explained"), parameters, "304 400 401 403 404 422")
     }
     paths |= _publishing()
+    for edit in editing.OPERATIONS:
+        paths.setdefault(f"{ROOT}{edit.path}", {})[edit.method.lower()] = _editing(edit)
     paths[f"{ROOT}/cells/{{id}}"]["delete"] = _acting(
         "remove_cell",
         "A cell that is gone for good: its workloads leave the groups, its addresses rest",
@@ -124,15 +127,7 @@ def _publishing() -> dict[str, Any]:
     )
     back["parameters"].append(id_)
     for operation in (publish, back):
-        operation["parameters"].append(
-            {
-                "name": "If-Match",
-                "in": "header",
-                "required": True,
-                "description": "The ETag that /intent had when this was made; * for whatever is there.",
-                "schema": {"type": "string", "pattern": r'^(\*|"revision-[0-9]{1,9}")$'},
-            }
-        )
+        operation["parameters"].append(_IF_MATCH)
     return {
         f"{ROOT}/intent": {"get": shown, "put": publish},
         f"{ROOT}/plan": {"post": plan},
@@ -141,9 +136,32 @@ def _publishing() -> dict[str, Any]:
     }
 
 
-def _writing(name: str, summary: str, body: type[BaseModel], refusals: str, permission: str) -> dict[str, Any]:
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "required": True,
+    "description": "The ETag that /intent had when this was made; * for whatever is there.",
+    "schema": {"type": "string", "pattern": r'^(\*|"revision-[0-9]{1,9}")$'},
+}
+
+
+def _editing(edit: editing.Operation) -> dict[str, Any]:
+    """One thing set, changed or taken away."""
+    described = _writing(edit.name, edit.summary, edit.body, "400 401 403 404 409 412 422 428 503", "cfbridge.publish")
+    asked = editing.EditQuery.model_json_schema()["properties"]
+    described["parameters"] = [*(_parameter(name, schema) for name, schema in asked.items()), _IF_MATCH]
+    if "{id}" in edit.path:
+        described["parameters"].append(
+            {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        )
+    return described
+
+
+def _writing(name: str, summary: str, body: type[BaseModel] | None, refusals: str, permission: str) -> dict[str, Any]:
     described = _operation(name, summary, _ref("Planned"), [], refusals, permission)
     described["parameters"] = []
+    if body is None:
+        return described
     schema = {key: value for key, value in body.model_json_schema().items() if key != "title"}
     described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return described

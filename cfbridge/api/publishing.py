@@ -31,8 +31,8 @@ B = TypeVar("B", bound=BaseModel)
 
 _PLANNED: TypeAdapter[Planned] = TypeAdapter(Planned)
 _TEXT: TypeAdapter[IntentText] = TypeAdapter(IntentText)
-_STATUS: Mapping[str, int] = {"REVISION_OUTDATED": 412, "INTENT_IS_A_FILE": 409, "REVISION_UNKNOWN": 404}
-"""Of refusals; of every other, 422."""
+_STATUS: Mapping[str, int] = {"REVISION_OUTDATED": 412, "INTENT_IS_A_FILE": 409, "NAME_TAKEN": 409}
+"""Of refusals; of what is unknown 404, of every other 422."""
 
 
 class PlanBody(BaseModel):
@@ -43,14 +43,14 @@ class PlanBody(BaseModel):
     content: str = Field(description="YAML or JSON, as `cfbridge export` writes it.")
 
 
-_PLAIN = r"^[^\x00-\x1f\x7f]*$"
+PLAIN = r"^[^\x00-\x1f\x7f]*$"
 """One line, which every store can keep."""
 
 
 class PublishBody(PlanBody):
     """A policy file, and why."""
 
-    reason: str = Field("", max_length=1024, pattern=_PLAIN, description="For whoever reads the history.")
+    reason: str = Field("", max_length=1024, pattern=PLAIN, description="For whoever reads the history.")
 
 
 class RollbackBody(BaseModel):
@@ -58,7 +58,7 @@ class RollbackBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field("", max_length=1024, pattern=_PLAIN, description="For whoever reads the history.")
+    reason: str = Field("", max_length=1024, pattern=PLAIN, description="For whoever reads the history.")
 
 
 class IntentQuery(BaseModel):
@@ -88,8 +88,8 @@ def shower(facade: Operated) -> Handler:
 def planner(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
-        body = await _body(request, PlanBody)
-        return _planned(await _done(facade.revisions.plan(body.content.encode())))
+        body = await body_of(request, PlanBody)
+        return planned(await done(facade.revisions.plan(body.content.encode()), "/body/content"))
 
     return answer
 
@@ -97,10 +97,10 @@ def planner(facade: Operated) -> Handler:
 def publisher(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
-        base = _base(request)
-        body = await _body(request, PublishBody)
+        base = base_of(request)
+        body = await body_of(request, PublishBody)
         publishing = facade.revisions.publish(body.content.encode(), author(request), body.reason, base)
-        return _planned(await _done(publishing))
+        return planned(await done(publishing, "/body/content"))
 
     return answer
 
@@ -110,7 +110,7 @@ def reader(facade: Operated) -> Handler:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
-        revised = await _done(facade.revisions.revision(_number(request)))
+        revised = await done(facade.revisions.revision(_number(request)))
         return _tagged(revised.number, _TEXT.dump_json(IntentText(revised.number, "", revisions.written(revised))))
 
     return answer
@@ -119,9 +119,9 @@ def reader(facade: Operated) -> Handler:
 def roller(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
-        number, base = _number(request), _base(request)
-        body = await _body(request, RollbackBody)
-        return _planned(await _done(facade.revisions.roll_back(number, author(request), body.reason, base)))
+        number, base = _number(request), base_of(request)
+        body = await body_of(request, RollbackBody)
+        return planned(await done(facade.revisions.roll_back(number, author(request), body.reason, base)))
 
     return answer
 
@@ -133,7 +133,7 @@ def _number(request: web.Request) -> int:
     return int(written)
 
 
-def _base(request: web.Request) -> int | None:
+def base_of(request: web.Request) -> int | None:
     """The newest revision that the author saw; None: whatever it is (`If-Match: *`)."""
     written = request.headers.get("If-Match", "").strip()
     if written == "*":
@@ -145,7 +145,7 @@ def _base(request: web.Request) -> int | None:
     return int(found[1])
 
 
-async def _body(request: web.Request, model: type[B]) -> B:
+async def body_of(request: web.Request, model: type[B]) -> B:
     try:
         return model.model_validate_json(await request.read())
     except ValidationError as error:
@@ -156,23 +156,25 @@ async def _body(request: web.Request, model: type[B]) -> B:
         raise ProblemError(400, "BAD_BODY", f"{faults[0].pointer}: {faults[0].message}.", faults) from None
 
 
-async def _done(doing: Awaitable[T]) -> T:
+async def done(doing: Awaitable[T], at: str = "/body") -> T:
+    """`at`: where in the request it is said what may be refused."""
     try:
         return await doing
     except RefusedError as error:
-        raise _problem(error.refused) from None
+        raise _problem(error.refused, at) from None
     except Unavailable as fault:
         sentence = f"Perhaps nothing was published, look at the revisions: {fault}."
         raise ProblemError(503, "STORE_AWAY", sentence, headers={"Retry-After": "1"}) from None
 
 
-def _problem(refused: Refused) -> ProblemError:
-    status = _STATUS.get(refused.code, 422)
-    faults = (Fault("/body/content", refused.message),) if status == 422 else ()
+def _problem(refused: Refused, at: str) -> ProblemError:
+    unknown = refused.code in ("REVISION_UNKNOWN", *(f"{kind}_UNKNOWN" for kind in ("GROUP", "RULE", "VM", "TAGS")))
+    status = 404 if unknown else _STATUS.get(refused.code, 422)
+    faults = (Fault(at, refused.message),) if status == 422 else ()
     return ProblemError(status, refused.code, refused.message, faults)
 
 
-def _planned(plan: Plan) -> web.Response:
+def planned(plan: Plan) -> web.Response:
     rows = tuple(ChangeRow(str(c.deed), c.kind, c.name, c.scope, c.details) for c in plan.changes)
     return _tagged(plan.revision, _PLANNED.dump_json(Planned(plan.revision, plan.summary, rows)))
 

@@ -22,7 +22,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
 from cfbridge import document
-from cfbridge.api import explaining, openapi, operations, publishing, rows, tokens, views
+from cfbridge.api import editing, explaining, openapi, operations, publishing, rows, tokens, views
 from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
@@ -196,6 +196,8 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
     route(f"{ROOT}/plan", "cfbridge.read", publishing.planner(facade), "POST")
     route(f"{ROOT}/revisions/{{id}}/intent", "cfbridge.read", publishing.reader(facade))
     route(f"{ROOT}/revisions/{{id}}/rollback", "cfbridge.publish", publishing.roller(facade), "POST")
+    for path, method, handle in editing.routes(facade):
+        route(f"{ROOT}{path}", "cfbridge.publish", handle, method)
     route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
     verdicts: tuple[Literal["apply", "discard"], ...] = ("apply", "discard")
     for verdict in verdicts:

@@ -6,7 +6,7 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -42,17 +42,23 @@ class Bridge:
 
     def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The answer, decoded. RefusedError or Unavailable in words that say what to do."""
-        return self._ask("GET", path, query)
+        return self._ask("GET", _quoted(path), query)
 
     def delete(self, path: str) -> Any:
-        return self._ask("DELETE", path, None)
+        return self._ask("DELETE", _quoted(path), None)
 
     def post(self, path: str, body: object = None, base: int | None = None) -> Any:
         """`base`: the revision that this was made for."""
-        return self._ask("POST", path, None, body, base)
+        return self._ask("POST", _quoted(path), None, body, base)
 
     def put(self, path: str, body: object, base: int | None) -> Any:
-        return self._ask("PUT", path, None, body, base)
+        return self._ask("PUT", _quoted(path), None, body, base)
+
+    def edit(self, method: str, steps: Sequence[str], query: Mapping[str, str], body: object) -> Any:
+        """One thing set, changed or taken away, whatever was there before. `steps` of the path: a name may hold any
+        character."""
+        path = "".join(f"/{quote(step, safe='', errors='replace')}" for step in steps)
+        return self._ask(method, path, query, {} if body is None else body)
 
     def _ask(
         self,
@@ -63,7 +69,7 @@ class Bridge:
         base: int | None = None,
     ) -> Any:
         said = urlencode(query or {}, errors="replace")  # a word of the command line may be no UTF-8
-        target = "/api/v1" + quote(path, errors="replace") + (f"?{said}" if said else "")
+        target = "/api/v1" + path + (f"?{said}" if said else "")
         try:
             connection = self._connection()
             headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -114,6 +120,10 @@ class Bridge:
             return http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS)
         trust = ssl.create_default_context(cafile=self.ca or None)
         return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=TIMEOUT_SECONDS, context=trust)
+
+
+def _quoted(path: str) -> str:
+    return quote(path, errors="replace")
 
 
 def _etag(revision: int) -> str:

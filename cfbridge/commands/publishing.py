@@ -31,7 +31,7 @@ def plan(bridge: Bridge, file: str, as_json: bool) -> None:
     Example:
       cfbridge plan -f policy.yaml
     """
-    _show(bridge.post("/plan", {"content": _written(file)}), as_json)
+    show_planned(bridge.post("/plan", {"content": _written(file)}), as_json)
 
 
 @click.command()
@@ -52,15 +52,13 @@ def apply(bridge: Bridge, file: str, reason: str, yes: bool, as_json: bool) -> N
     content = _written(file)
     planned = bridge.post("/plan", {"content": content})
     if not planned["changes"]:
-        _show(planned, as_json)
+        show_planned(planned, as_json)
         return
     if sys.stdin.isatty() and not yes:
-        _show(planned, as_json=False)
+        show_planned(planned, as_json=False)
         click.confirm("Publish?", abort=True)
     done = bridge.put("/intent", {"content": content, "reason": reason}, planned["revision"])
-    _show(done, as_json)
-    if not as_json:
-        click.echo(f"Revision {done['revision']} is in force.")
+    show_done(done, as_json)
 
 
 @click.command()
@@ -132,9 +130,7 @@ def rollback(bridge: Bridge, number: int, reason: str, as_json: bool) -> None:
       cfbridge revision rollback 7 --reason SEC-112
     """
     done = bridge.post(f"/revisions/{number}/rollback", {"reason": reason})
-    _show(done, as_json)
-    if not as_json and done["changes"]:
-        click.echo(f"Revision {done['revision']} is in force.")
+    show_done(done, as_json)
 
 
 def _written(file: str) -> str:
@@ -148,11 +144,17 @@ def _written(file: str) -> str:
     raise RefusedError(refused)
 
 
-def _show(planned: Mapping[str, Any], as_json: bool) -> None:
+def show_planned(planned: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(planned))
     else:
         click.echo("\n".join(map(printable, _said(planned))))
+
+
+def show_done(done: Mapping[str, Any], as_json: bool) -> None:
+    show_planned(done, as_json)
+    if not as_json and done["changes"]:
+        click.echo(f"Revision {done['revision']} is in force.")
 
 
 def _said(planned: Mapping[str, Any]) -> Iterator[str]:

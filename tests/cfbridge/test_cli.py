@@ -38,6 +38,13 @@ pools: [{name: overlay, kind: container, prefixes: [10.240.0.0/14]}]
 
 
 POLICY = "groups: {a: [10.0.0.1]}"
+WHOLE = """
+groups: {old: [10.0.0.1]}
+vms: {old: {addresses: [10.0.0.9], tags: {tier: db}}}
+rules:
+  environment:
+    zones: [{name: first, action: drop}, {name: second, action: drop}]
+"""
 
 
 @pytest.fixture
@@ -84,7 +91,7 @@ def test_every_example_runs(
     (tmp_path / "bridge.yml").write_text(BRIDGE_YML)
     (tmp_path / "policy.yaml").write_text(POLICY)
     monkeypatch.chdir(tmp_path)
-    bridge.publish(*(POLICY.replace("a", letter) for letter in "bcdefgh"))  # examples speak of revision 7
+    bridge.publish(*(f"groups: {{g{number}: [10.0.0.1]}}" for number in range(7)), WHOLE)  # one of them is revision 7
     assert cli.run(example_of(COMMANDS[words])) == 0
 
 
@@ -371,3 +378,34 @@ def test_a_file_that_can_not_be_published_is_refused_in_words(
     assert cli.run(["apply", "-f", str(file)]) == 1
     assert says in capsys.readouterr().err
     assert bridge.facade.history == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["group", "set", "web", "--criteria", 'app ~ "web-*"'], ["+ group web", '    criteria: app ~ "web-*"']),
+        (["tag", "add", "vm:old", "env=prod"], ["~ vm old", "    tags: tier=db → env=prod, tier=db"]),
+        (["tag", "add", "acme/dev/web", "a=b=c"], ["+ tags acme/dev/web", "    a: b=c"]),
+        (["rule", "move", "second", "--before", "first"], ["> rule second", "    now first of its tier"]),
+        (["rule", "set", "first", "--from", "old", "--no-log"], ["~ rule first", "    from: nothing → old"]),
+        (["vm", "remove", "old"], ["- vm old"]),
+    ],
+)
+def test_one_thing_is_changed_or_planned_only(
+    bridge: Running, capsys: pytest.CaptureFixture[str], words: list[str], says: list[str]
+) -> None:
+    bridge.publish(WHOLE)
+    capsys.readouterr()
+    assert cli.run([*words, "--plan"]) == 0
+    planned = capsys.readouterr().out.splitlines()
+    assert planned[: len(says)] == says
+    assert len(bridge.facade.history) == 1
+    assert cli.run([*words, "--why", "SEC-112"]) == 0
+    _, *done = capsys.readouterr().out.splitlines()  # after what the bridge logs
+    assert done == [*planned, "Revision 2 is in force."]
+    assert bridge.facade.history[0].reason == "SEC-112"
+
+
+def test_a_tag_without_a_value_is_refused_in_words(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["tag", "add", "org:acme", "prod"]) == 1
+    assert "'prod' is no tag; write KEY=VALUE. (TAG_INVALID)" in capsys.readouterr().err

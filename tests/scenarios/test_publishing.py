@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from cfbridge.client import AdminClient
 from cfbridge.demo.box import Box
-from cfbridge.demo.installation import INTENT
+from cfbridge.demo.installation import INTENT, VM_ADDRESS, VM_NAME
 from tests.scenarios.stage import Pair, becomes, tcp
 
 pytestmark = [pytest.mark.packets, pytest.mark.asyncio(loop_scope="module")]
@@ -88,6 +88,28 @@ async def test_what_was_published_is_in_force_after_the_bridge_died(box: Box, ad
     assert newest.reason == "before the end"
     await admin.apply(INTENT)
     await becomes("open", partial(tcp, box, pair.client, pair.server))
+
+
+async def test_a_machine_that_is_tagged_by_command_is_reachable_at_once_and_by_a_rule_that_is_disabled_no_more(
+    box: Box, admin: AdminClient
+) -> None:
+    await box.push("initech", "dev", "asking")
+    asking = box.instance("asking")
+    await admin.set_group("databases", criteria='tag tier = "db"')
+    rule = {"name": "to databases", "tier": "application", "section": "s", "to": "databases", "action": "allow"}
+    await admin.add_rule({**rule, "from": "initech/dev/asking", "services": ["tcp/5432"]})
+    assert await tcp(box, asking, VM_ADDRESS, 5432) == "refused"
+    await admin.tag(f"vm:{VM_NAME}", {"tier": "db"})
+    await becomes("open", partial(tcp, box, asking, VM_ADDRESS, 5432))
+    await admin.change_rule("to databases", {"enabled": False})
+    await becomes("refused", partial(tcp, box, asking, VM_ADDRESS, 5432))
+    await admin.change_rule("to databases", {"enabled": None})
+    await becomes("open", partial(tcp, box, asking, VM_ADDRESS, 5432))
+    cut = {"name": "cut", "tier": "emergency", "section": "quarantine", "to": "databases", "action": "reject"}
+    await admin.add_rule(cut)
+    await becomes("refused", partial(tcp, box, asking, VM_ADDRESS, 5432))
+    await admin.remove_rule("cut")
+    await becomes("open", partial(tcp, box, asking, VM_ADDRESS, 5432))
 
 
 async def test_an_export_makes_another_empty_bridge_say_byte_for_byte_the_same(box: Box, admin: AdminClient) -> None:
