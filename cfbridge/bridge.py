@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from cfbridge import alarms, api, claims, intent, memory, policyfile, tenants
 from cfbridge.api.views import Alarm
 from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
+from cfbridge.drafts import Draft, Drafts
 from cfbridge.foundation.watch import FoundationWatch
 from cfbridge.holdings import Holdings, unstorable
 from cfbridge.intent import Intent, Intents
@@ -59,6 +60,7 @@ class Bridge:
         holdings: Holdings,
         bound: tenants.Bound | None = None,
         revisions: Revisions | None = None,
+        drafts: Drafts | None = None,
     ) -> None:
         """`bound`: the orgs that the tenants of the intent were before."""
         self.config = config
@@ -67,6 +69,7 @@ class Bridge:
         self._holdings = holdings
         self._inventory = {f.name: FoundationState(f.name) for f in config.foundations}
         self.revisions = revisions or Revisions(store, by_file=config.intent_file)
+        self.drafts = drafts or Drafts(store, self.revisions)
         self._file: Intents = policyfile.load(config.intent_file) if config.intent_file else {}
         self.revisions.published = self._republished
         self._written = intent.together(self._file if config.intent_file else self.revisions.intents)
@@ -121,6 +124,10 @@ class Bridge:
     @property
     def world(self) -> World:
         return self._compiled.world
+
+    @property
+    def drafted(self) -> Mapping[str, Draft]:
+        return self.drafts.drafts
 
     @property
     def history(self) -> tuple[Revised, ...]:
@@ -338,7 +345,7 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         stack.push_async_callback(holdings.close)
         bound = await memory.tenants(store)
         revisions = await Revisions.open(store, by_file=config.intent_file)
-        bridge = Bridge(config, store, holdings, bound, revisions)
+        bridge = Bridge(config, store, holdings, bound, revisions, await Drafts.open(store, revisions))
         agents = await bridge.cells.serve(config.agent_socket)
         stack.callback(agents.close)
         recalled = await memory.recall(store, bridge.snapshot.inventory)

@@ -40,6 +40,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "plan": ("publishing:plan", "Show what a policy file would change."),
     "apply": ("publishing:apply", "Publish a policy file."),
     "export": ("publishing:export", "Write the policy file of what is in force."),
+    "draft": ("publishing:draft", "Edits that nobody published yet."),
     "revision": ("publishing:revision", "What was published, and back to it."),
     "config": ("checking:config", "Check a config file."),
     "version": ("others:version", "Say which version this is."),

@@ -126,7 +126,8 @@ class AdminClient:
     async def set_group(
         self, name: str, members: Sequence[str] = (), criteria: str | None = None, **how: Any
     ) -> Planned:
-        """`how`, here and below: `reason`, `scope` (of what is new), `base`, and `plan=True` to change nothing."""
+        """`how`, here and below: `reason`, `scope` (of what is new), `base`; `plan=True` changes nothing,
+        `draft="name"` collects it there."""
         said = {"members": list(members), "criteria": criteria}
         return await self._edit("PUT", f"groups/{quote(name, safe='')}", said, **how)
 
@@ -155,6 +156,17 @@ class AdminClient:
     async def remove_rule(self, name: str, **how: Any) -> Planned:
         return await self._edit("DELETE", f"rules/{quote(name, safe='')}", None, **how)
 
+    async def plan_draft(self, name: str) -> Planned:
+        """What it would change now."""
+        return _PLANNED.validate_json(await self.get(f"{ROOT}/drafts/{quote(name, safe='')}/plan"))
+
+    async def publish_draft(self, name: str, reason: str = "", base: int | None = None) -> Planned:
+        path = f"{ROOT}/drafts/{quote(name, safe='')}/publish"
+        return _PLANNED.validate_json(await self._ask("POST", path, {}, {"reason": reason}, base))
+
+    async def discard_draft(self, name: str) -> None:
+        await self._ask("DELETE", f"{ROOT}/drafts/{quote(name, safe='')}", {})
+
     async def _edit(
         self,
         method: str,
@@ -164,9 +176,10 @@ class AdminClient:
         reason: str = "",
         scope: str = "",
         plan: bool = False,
+        draft: str = "",
         base: int | None = None,
     ) -> Planned:
-        query: dict[str, Filter] = {"reason": reason, "scope": scope, "plan": plan}
+        query: dict[str, Filter] = {"reason": reason, "scope": scope, "plan": plan, "draft": draft}
         return _PLANNED.validate_json(await self._ask(method, f"{ROOT}/{path}", query, said, base))
 
     async def status(self) -> Status:

@@ -63,6 +63,15 @@ def changes(before: Intents, after: Intents) -> tuple[Change, ...]:
     return (*found, *(each for each in gone if (each.kind, each.name) not in new))
 
 
+def said_of(intents: Intents, kind: str, name: str) -> Said | None:
+    """What is said of one thing, and whose it is; None where there is none."""
+    for scope, intent in intents.items():
+        for each, said in _said(kind, intent):
+            if each == name:
+                return {"scope": scope, **said}
+    return None
+
+
 def summary(found: Iterable[Change]) -> str:
     """`2 to add, 1 to remove`"""
     counts = Counter(each.deed for each in found)

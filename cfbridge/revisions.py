@@ -9,15 +9,16 @@ Stored before it is in force, one at a time; what was published for an older rev
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
-from cfbridge import edits, export, planning, policyfile
-from cfbridge.edits import Edit
+from cfbridge import export, planning, policyfile
+from cfbridge.edits import Edit, edited
 from cfbridge.intent import Intents
 from cfbridge.planning import Change
 from cfbridge.store import Revised, Store
@@ -85,15 +86,15 @@ class Revisions:
             await self._begin(base)
             return await self._publish(await self.plan(written), author, reason)
 
-    async def plan_edit(self, edit: Edit) -> Plan:
+    async def plan_edits(self, edits: Sequence[Edit]) -> Plan:
         """RefusedError for what can't be."""
-        return await asyncio.to_thread(self._edited, edit)
+        return await asyncio.to_thread(self._edited, edits)
 
-    async def edit(self, edit: Edit, author: str, reason: str, base: int | None = None) -> Plan:
-        """One thing set, changed or taken away, as a revision."""
+    async def edit(self, edits: Sequence[Edit], author: str, reason: str, base: int | None = None) -> Plan:
+        """Things set, changed or taken away, all as one revision."""
         async with self._turn:
             await self._begin(base)
-            return await self._publish(await self.plan_edit(edit), author, reason)
+            return await self._publish(await self.plan_edits(edits), author, reason)
 
     async def roll_back(self, number: int, author: str, reason: str, base: int | None = None) -> Plan:
         """What revision `number` said, said again."""
@@ -122,15 +123,18 @@ class Revisions:
         after = policyfile.read(written, before)
         return Plan(number, planning.changes(before, after), after)
 
-    def _edited(self, edit: Edit) -> Plan:
+    def _edited(self, edits: Sequence[Edit]) -> Plan:
         number, before = self.number, self.intents
-        after = edits.edited(before, edit)
+        after = functools.reduce(edited, edits, before)
         return Plan(number, planning.changes(before, after), after)
 
-    async def _begin(self, base: int | None) -> None:
+    def refuse_by_file(self) -> None:
         if self.by_file:
             message = f"This bridge obeys the file {self.by_file}: change that, or take intent_file out of its config."
             raise RefusedError(Refused("INTENT_IS_A_FILE", message))
+
+    async def _begin(self, base: int | None) -> None:
+        self.refuse_by_file()
         await self._look_again()
         if base is not None and base != self.number:
             message = f"This was made for revision {base}, and {self.number} is in force by now: plan it again."

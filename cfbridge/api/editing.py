@@ -30,6 +30,7 @@ class EditQuery(BaseModel):
 
     plan: bool = Field(False, description="Say what would change, and change nothing.")
     reason: str = Field("", max_length=1024, pattern=publishing.PLAIN, description="For whoever reads the history.")
+    draft: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$", description="Kept in it, not published.")
     scope: str = Field("", max_length=64, description="Whose, of what is new; what is there stays in its scope.")
 
 
@@ -129,14 +130,16 @@ def routes(facade: Operated) -> Iterator[tuple[str, str, Handler]]:
 def _editor(facade: Operated, operation: Operation) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         query = operations.check_query(EditQuery, list(request.query.items()))
-        base = None if query.plan else publishing.base_of(request)
+        base = None if query.plan or query.draft else publishing.base_of(request)
         body = None if operation.body is None else await publishing.body_of(request, operation.body)
         said = None if body is None else _said(body)
         edit = Edit(operation.verb, operation.kind, _name(facade, operation, request, said), said, query.scope)
         if query.plan:
-            plan = facade.revisions.plan_edit(edit)
+            plan = facade.revisions.plan_edits([edit])
+        elif query.draft:
+            plan = facade.drafts.edit(query.draft, edit, publishing.author(request))
         else:
-            plan = facade.revisions.edit(edit, publishing.author(request), query.reason, base)
+            plan = facade.revisions.edit([edit], publishing.author(request), query.reason, base)
         return publishing.planned(await publishing.done(plan))
 
     return answer

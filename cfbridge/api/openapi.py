@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from cfbridge.api import editing
 from cfbridge.api.operations import RESOURCES, ROOT, ExplainQuery, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
-from cfbridge.api.publishing import IntentQuery, PlanBody, PublishBody, RollbackBody
+from cfbridge.api.publishing import IntentQuery, PlanBody, PublishBody, ReasonBody
 from cfbridge.api.resources import Decided, Explained, IntentText, Planned, Removed, Status
 
 _REFS = "#/components/schemas/{model}"
@@ -73,6 +73,9 @@ def document() -> bytes:
         "It is removed",
         "400 401 403 404 409 503",
     )
+    paths[f"{ROOT}/drafts/{{id}}"]["delete"] = _acting(
+        "discard_draft", "Throw a draft away", "Removed", "It is gone", "400 401 403 404 503"
+    )
     for verdict, summary in _VERDICTS.items():
         deed = _acting(f"{verdict}_held", summary, "Decided", "What was held, and is decided", "400 401 403 404")
         paths[f"{ROOT}/held/{{id}}/{verdict}"] = {"post": deed}
@@ -121,14 +124,21 @@ def _publishing() -> dict[str, Any]:
     back = _writing(
         "roll_back",
         "Publish what a revision said",
-        RollbackBody,
+        ReasonBody,
         "400 401 403 404 409 412 422 428 503",
         "cfbridge.publish",
     )
     back["parameters"].append(id_)
     for operation in (publish, back):
         operation["parameters"].append(_IF_MATCH)
+    planned = _operation("plan_draft", "What a draft would change", _ref("Planned"), [id_], "400 401 403 404 409 422")
+    drafted = _writing(
+        "publish_draft", "Publish a draft", ReasonBody, "400 401 403 404 409 412 422 428 503", "cfbridge.publish"
+    )
+    drafted["parameters"] += [id_, _IF_MATCH]
     return {
+        f"{ROOT}/drafts/{{id}}/plan": {"get": planned},
+        f"{ROOT}/drafts/{{id}}/publish": {"post": drafted},
         f"{ROOT}/intent": {"get": shown, "put": publish},
         f"{ROOT}/plan": {"post": plan},
         f"{ROOT}/revisions/{{id}}/intent": {"get": read},

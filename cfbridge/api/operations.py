@@ -21,6 +21,7 @@ from cfbridge.api.problems import Fault, ProblemError
 from cfbridge.api.resources import (
     AsgRow,
     CellRow,
+    DraftRow,
     FoundationRow,
     GroupRow,
     HeldRow,
@@ -98,6 +99,7 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("rules", RuleRow, rulings.rules, "Every rule, in the order of evaluation"),
         Resource("vms", VmRow, rulings.vms, "Virtual machines next to the containers"),
         Resource("groups", GroupRow, rulings.groups, "Groups that rules name"),
+        Resource("drafts", DraftRow, rows.drafts, "Edits that nobody published yet"),
         Resource("revisions", RevisionRow, rows.revisions, "What people published, the newest first"),
     )
 }

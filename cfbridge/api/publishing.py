@@ -31,8 +31,14 @@ B = TypeVar("B", bound=BaseModel)
 
 _PLANNED: TypeAdapter[Planned] = TypeAdapter(Planned)
 _TEXT: TypeAdapter[IntentText] = TypeAdapter(IntentText)
-_STATUS: Mapping[str, int] = {"REVISION_OUTDATED": 412, "INTENT_IS_A_FILE": 409, "NAME_TAKEN": 409}
+_STATUS: Mapping[str, int] = {
+    "REVISION_OUTDATED": 412,
+    "INTENT_IS_A_FILE": 409,
+    "NAME_TAKEN": 409,
+    "DRAFT_OUTDATED": 409,
+}
 """Of refusals; of what is unknown 404, of every other 422."""
+_KINDS = ("REVISION", "DRAFT", "GROUP", "RULE", "VM", "TAGS")
 
 
 class PlanBody(BaseModel):
@@ -47,18 +53,16 @@ PLAIN = r"^[^\x00-\x1f\x7f]*$"
 """One line, which every store can keep."""
 
 
-class PublishBody(PlanBody):
-    """A policy file, and why."""
-
-    reason: str = Field("", max_length=1024, pattern=PLAIN, description="For whoever reads the history.")
-
-
-class RollbackBody(BaseModel):
-    """Why it goes back."""
+class ReasonBody(BaseModel):
+    """Why it is published."""
 
     model_config = ConfigDict(extra="forbid")
 
     reason: str = Field("", max_length=1024, pattern=PLAIN, description="For whoever reads the history.")
+
+
+class PublishBody(PlanBody, ReasonBody):
+    """A policy file, and why."""
 
 
 class IntentQuery(BaseModel):
@@ -120,7 +124,7 @@ def roller(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
         number, base = _number(request), base_of(request)
-        body = await body_of(request, RollbackBody)
+        body = await body_of(request, ReasonBody)
         return planned(await done(facade.revisions.roll_back(number, author(request), body.reason, base)))
 
     return answer
@@ -168,8 +172,7 @@ async def done(doing: Awaitable[T], at: str = "/body") -> T:
 
 
 def _problem(refused: Refused, at: str) -> ProblemError:
-    unknown = refused.code in ("REVISION_UNKNOWN", *(f"{kind}_UNKNOWN" for kind in ("GROUP", "RULE", "VM", "TAGS")))
-    status = 404 if unknown else _STATUS.get(refused.code, 422)
+    status = 404 if refused.code.removesuffix("_UNKNOWN") in _KINDS else _STATUS.get(refused.code, 422)
     faults = (Fault(at, refused.message),) if status == 422 else ()
     return ProblemError(status, refused.code, refused.message, faults)
 

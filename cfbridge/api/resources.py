@@ -275,6 +275,17 @@ class RevisionRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftRow:
+    id: str
+    """Its name."""
+    author: str
+    """Of the last edit."""
+    changed_at: datetime
+    edits: tuple[str, ...]
+    """`change rule quarantine`"""
+
+
+@dataclass(frozen=True, slots=True)
 class IntentText:
     revision: int
     """0 before anything was published."""

@@ -12,6 +12,7 @@ from cfbridge.api.naming import Naming, moment
 from cfbridge.api.resources import (
     AlarmRow,
     CellRow,
+    DraftRow,
     FoundationRow,
     HeldRow,
     LeaseRow,
@@ -292,4 +293,16 @@ def revisions(facade: Facade) -> Sequence[RevisionRow]:
             in_force=each is facade.history[0],
         )
         for each in facade.history
+    ]
+
+
+def drafts(facade: Facade) -> Sequence[DraftRow]:
+    return [
+        DraftRow(
+            id=draft.name,
+            author=draft.author,
+            changed_at=datetime.fromtimestamp(draft.at, UTC),
+            edits=tuple(f"{edit.verb} {edit.kind} {edit.name}" for edit in draft.edits),
+        )
+        for draft in facade.drafted.values()
     ]

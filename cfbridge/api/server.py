@@ -22,7 +22,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
 from cfbridge import document
-from cfbridge.api import editing, explaining, openapi, operations, publishing, rows, tokens, views
+from cfbridge.api import drafting, editing, explaining, openapi, operations, publishing, rows, tokens, views
 from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
@@ -196,6 +196,9 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
     route(f"{ROOT}/plan", "cfbridge.read", publishing.planner(facade), "POST")
     route(f"{ROOT}/revisions/{{id}}/intent", "cfbridge.read", publishing.reader(facade))
     route(f"{ROOT}/revisions/{{id}}/rollback", "cfbridge.publish", publishing.roller(facade), "POST")
+    route(f"{ROOT}/drafts/{{id}}/plan", "cfbridge.read", drafting.planner(facade))
+    route(f"{ROOT}/drafts/{{id}}/publish", "cfbridge.publish", drafting.publisher(facade), "POST")
+    route(f"{ROOT}/drafts/{{id}}", "cfbridge.publish", drafting.discarder(facade), "DELETE")
     for path, method, handle in editing.routes(facade):
         route(f"{ROOT}{path}", "cfbridge.publish", handle, method)
     route(f"{ROOT}/cells/{{id}}", "cfbridge.operate", _cell_remover(facade), "DELETE")
@@ -235,7 +238,7 @@ class _Rows:
     def made(self, resource: Resource, seen: Seen) -> tuple[int, Sequence[Any], dict[str, Any]]:
         """In the thread."""
         made = self._made.get(resource.name)
-        same = ("snapshot", "ruleset", "history")
+        same = ("snapshot", "ruleset", "history", "drafted")
         if made is None or any(getattr(made[0], each) is not getattr(seen, each) for each in same):
             listed = resource.rows(seen)
             made = self._made[resource.name] = (seen, listed, {row.id: row for row in listed})

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from cfbridge.drafts import Draft, Drafts
 from cfbridge.inventory import HeldBack
 from cfbridge.revisions import Revisions
 from cfbridge.snapshot import Snapshot
@@ -45,6 +47,11 @@ class Facade(Protocol):
         ...
 
     @property
+    def drafted(self) -> Mapping[str, Draft]:
+        """Edits that nobody published yet, by the draft's name. Replaced whole."""
+        ...
+
+    @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Worst first. A late cell or a stale foundation is in here: lateness is the reconciler's to judge."""
         ...
@@ -56,6 +63,11 @@ class Operated(Facade, Protocol):
     @property
     def revisions(self) -> Revisions:
         """Who publishes another intent."""
+        ...
+
+    @property
+    def drafts(self) -> Drafts:
+        """Who collects edits."""
         ...
 
     async def remove_cell(self, name: str) -> Refused | None:
@@ -76,9 +88,10 @@ class Seen:
     ruleset: Ruleset
     world: World
     history: tuple[Revised, ...] = ()
+    drafted: Mapping[str, Draft] = field(default_factory=dict)
     alarms: tuple[Alarm, ...] = ()
 
 
 def see(facade: Facade) -> Seen:
     """Without alarms: they are counted anew each time, and no row shows them."""
-    return Seen(facade.started_at, facade.snapshot, facade.ruleset, facade.world, facade.history)
+    return Seen(facade.started_at, facade.snapshot, facade.ruleset, facade.world, facade.history, facade.drafted)

@@ -23,16 +23,17 @@ def _editing(command: Callable[..., None]) -> Callable[..., None]:
 
     @ask.options
     @click.option("--plan", is_flag=True, help="Say what would change, and change nothing.")
+    @click.option("--draft", envvar="CFBRIDGE_DRAFT", default="", help="Keep it in that draft; publish nothing.")
     @click.option("--why", default="", help="For whoever reads the history.")
     @click.option("--scope", default="", help="Whose, of what is new.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
     @wraps(command)
-    def edited(*, bridge: Bridge, plan: bool, why: str, scope: str, as_json: bool, **more: Any) -> None:
-        query = {"plan": "true" if plan else "", "reason": why, "scope": scope}
+    def edited(*, bridge: Bridge, plan: bool, draft: str, why: str, scope: str, as_json: bool, **more: Any) -> None:
+        query = {"plan": "true" if plan else "", "draft": draft, "reason": why, "scope": scope}
 
         def ask_for(method: str, steps: Sequence[str], body: Any) -> None:
             answer = bridge.edit(method, steps, {key: value for key, value in query.items() if value}, body)
-            (show_planned if plan else show_done)(answer, as_json)
+            (show_planned if plan or draft else show_done)(answer, as_json)
 
         command(ask_for, **more)
 

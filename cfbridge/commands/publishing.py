@@ -133,6 +133,79 @@ def rollback(bridge: Bridge, number: int, reason: str, as_json: bool) -> None:
     show_done(done, as_json)
 
 
+@click.group()
+def draft() -> None:
+    """Edits that are collected (`--draft NAME`, or CFBRIDGE_DRAFT) before they are published as one revision.
+
+    \b
+    Example:
+      cfbridge draft list
+    """
+
+
+@draft.command(name="list")
+@ask.options
+@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+def list_drafts(bridge: Bridge, as_json: bool) -> None:
+    """List drafts.
+
+    \b
+    Example:
+      cfbridge draft list
+    """
+    rows = list(bridge.rows("drafts", {}))
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo("There is no draft.")
+    else:
+        lines = [[row["id"], row["changed_at"], row["author"], "; ".join(row["edits"])] for row in rows]
+        click.echo(table(["draft", "changed", "author", "edits"], lines))
+
+
+@draft.command(name="show")
+@ask.options
+@click.argument("name")
+@_JSON
+def show_draft(bridge: Bridge, name: str, as_json: bool) -> None:
+    """Show what draft NAME would change now.
+
+    \b
+    Example:
+      cfbridge draft show zones
+    """
+    show_planned(bridge.get(f"/drafts/{name}/plan"), as_json)
+
+
+@draft.command(name="publish")
+@ask.options
+@click.argument("name")
+@click.option("--reason", default="", help="For whoever reads the history.")
+@_JSON
+def publish_draft(bridge: Bridge, name: str, reason: str, as_json: bool) -> None:
+    """Publish draft NAME as one revision. If somebody changed the same meanwhile, nothing is done.
+
+    \b
+    Example:
+      cfbridge draft publish zones --reason SEC-112
+    """
+    show_done(bridge.post(f"/drafts/{name}/publish", {"reason": reason}), as_json)
+
+
+@draft.command(name="discard")
+@ask.options
+@click.argument("name")
+def discard_draft(bridge: Bridge, name: str) -> None:
+    """Throw draft NAME away.
+
+    \b
+    Example:
+      cfbridge draft discard zones
+    """
+    bridge.delete(f"/drafts/{name}")
+    click.echo(f"Draft {printable(name)} is gone.")
+
+
 def _written(file: str) -> str:
     try:
         written = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()

@@ -29,7 +29,7 @@ from egress.model import Lease, OrgNetwork, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0003"
+NEWEST = "0004"
 """The migration that this code speaks; a store that has it needs no alembic at start, which takes long to import."""
 ANSWER_SECONDS = 10.0
 """Well within the 25 s that an `up` waits."""
@@ -70,6 +70,17 @@ class Revised:
     """What it changed, in few words."""
     content: bytes = b""
     """Compressed; left out of lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """Edits that are collected under a name."""
+
+    name: str
+    author: str
+    """Of the last one."""
+    at: float
+    content: bytes
 
 
 class Store:
@@ -178,6 +189,19 @@ class Store:
             if revision.number != newest + 1:
                 raise RefusedError(Refused("REVISION_OUTDATED", f"The newest revision is {newest} by now; look again."))
             await connection.execute(sa.insert(tables.revisions).values(**asdict(revision)))
+
+    async def drafts(self) -> tuple[Drafted, ...]:
+        async with self._transaction("reading drafts") as connection:
+            rows = await connection.execute(sa.select(tables.drafts).order_by(tables.drafts.c.name))
+            return tuple(Drafted(r.name, r.author, r.at, bytes(r.content)) for r in rows)
+
+    async def draft(self, name: str, content: Drafted | None) -> None:
+        """This instead of what was collected under the name; None: nothing."""
+        async with self._transaction("writing a draft") as connection:
+            await self._check_epoch(connection)
+            await connection.execute(sa.delete(tables.drafts).where(tables.drafts.c.name == name))
+            if content is not None:
+                await connection.execute(sa.insert(tables.drafts).values(**asdict(content)))
 
     async def revision(self, number: int | None = None) -> Revised | None:
         """That one, or the newest."""

@@ -76,6 +76,15 @@ revisions = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 
+drafts = sa.Table(
+    "drafts",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
 leader = sa.Table(
     "leader",
     metadata,

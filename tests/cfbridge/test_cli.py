@@ -20,6 +20,7 @@ from cfbridge.api.views import Alarm
 from cfbridge.client import AdminClient
 from cfbridge.commands import daemons, tables
 from cfbridge.config import load_agent, read_bridge
+from cfbridge.edits import Edit, Verb
 from tests.cfbridge.api.serving import Running
 from tests.cfbridge.api.world import SNAPSHOT, FakeFacade
 
@@ -92,6 +93,7 @@ def test_every_example_runs(
     (tmp_path / "policy.yaml").write_text(POLICY)
     monkeypatch.chdir(tmp_path)
     bridge.publish(*(f"groups: {{g{number}: [10.0.0.1]}}" for number in range(7)), WHOLE)  # one of them is revision 7
+    bridge.draft("zones", Edit(Verb.REMOVE, "rule", "first"))
     assert cli.run(example_of(COMMANDS[words])) == 0
 
 
@@ -105,19 +107,21 @@ def test_every_example_is_understood(words: tuple[str, ...]) -> None:
 
 LISTS = [
     *(((kind, "list"), f"{kind}s") for kind in ("foundation", "cell", "org", "pool", "asg", "workload", "rule", "vm")),
-    (("revision", "list"), "revisions"),
+    *(((kind, "list"), f"{kind}s") for kind in ("revision", "draft")),
     (("policy", "list"), "policies"),
     (("group", "list"), "groups"),
 ]
 
 
 @pytest.mark.parametrize(
-    "kind", ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group", "revision"]
+    "kind",
+    ["foundation", "cell", "org", "pool", "policy", "asg", "workload", "rule", "vm", "group", "revision", "draft"],
 )
 def test_every_list_is_a_table_for_people_and_json_for_programs(
     bridge: Running, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     bridge.publish(POLICY)
+    bridge.draft("zones", Edit(Verb.SET, "group", "b", []))
     capsys.readouterr()
     assert cli.run([kind, "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -136,6 +140,7 @@ def test_the_command_line_says_what_the_api_says(
             return [asdict(row) async for row in client.list(resource)]
 
     bridge.publish(POLICY)
+    bridge.draft("zones", Edit(Verb.SET, "group", "b", []))
     capsys.readouterr()
     assert cli.run([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == to_jsonable_python(asyncio.run(rows()))
@@ -409,3 +414,23 @@ def test_one_thing_is_changed_or_planned_only(
 def test_a_tag_without_a_value_is_refused_in_words(bridge: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["tag", "add", "org:acme", "prod"]) == 1
     assert "'prod' is no tag; write KEY=VALUE. (TAG_INVALID)" in capsys.readouterr().err
+
+
+def test_edits_are_collected_in_a_draft_shown_and_published_as_one_revision(
+    bridge: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge.publish(WHOLE)
+    capsys.readouterr()
+    monkeypatch.setenv("CFBRIDGE_DRAFT", "zones")
+    assert cli.run(["rule", "remove", "second"]) == 0
+    assert cli.run(["rule", "set", "first", "--action", "reject"]) == 0
+    capsys.readouterr()
+    assert cli.run(["draft", "show", "zones"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["~ rule first", "    action: drop → reject", "- rule second", "1 to change, 1 to remove."]
+    assert len(bridge.facade.history) == 1
+    assert cli.run(["draft", "publish", "zones"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [*shown, "Revision 2 is in force."]
+    assert bridge.facade.history[0].reason == "draft zones"
+    assert cli.run(["draft", "discard", "zones"]) == 1
+    assert "There is no draft 'zones'. (DRAFT_UNKNOWN)" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cfbridge.store import Confirmed, Deposed, Revised, Store, Stored, tables
+from cfbridge.store import Confirmed, Deposed, Drafted, Revised, Store, Stored, tables
 from cfbridge.store import store as store_
 from egress.ledger import Changes, Holding
 from egress.model import Lease, OrgNetwork, SnatAddress
@@ -129,7 +129,7 @@ async def test_a_store_of_the_first_cfbridge_is_taken_over(open_store: OpenStore
     await store.lead()
     await store.commit(Changes(leases=((None, LEASE),)))
     async with store._engine.begin() as connection:
-        for table in ("confirmed", "revisions"):
+        for table in ("confirmed", "revisions", "drafts"):
             await connection.execute(sa.text(f"DROP TABLE {table}"))
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     after = await open_store()
@@ -296,3 +296,16 @@ async def test_who_does_not_lead_publishes_nothing(store: Store, open_store: Ope
     with pytest.raises(Deposed):
         await store.revise(FIRST)
     assert await newer.revision() is None
+
+
+async def test_drafts_are_there_for_the_next_bridge_until_they_go(store: Store, open_store: OpenStore) -> None:
+    first, second = (Drafted(name, "ro☃t", 1_700_000_000.5, b"\x00[]") for name in ("a", "b"))
+    await store.draft("b", second)
+    await store.draft("a", replace(first, content=b"old"))
+    await store.draft("a", first)
+    await store.close()
+    after = await open_store()
+    assert await after.drafts() == (first, second)
+    await after.lead()
+    await after.draft("a", None)
+    assert await after.drafts() == (second,)

@@ -9,6 +9,7 @@ from typing import Any
 
 from cfbridge import api
 from cfbridge.api.server import ApiServer
+from cfbridge.edits import Edit
 from cfbridge.settings import ApiConfig
 from tests.cfbridge.api.world import FakeFacade
 
@@ -29,6 +30,9 @@ class Running:
     def publish(self, *files: str) -> None:
         for file in files:
             self._do(self.facade.revisions.publish(file.encode(), "root", ""))
+
+    def draft(self, name: str, edit: Edit) -> None:
+        self._do(self.facade.drafts.edit(name, edit, "root"))
 
     def close(self) -> None:
         self._do(self.server.close())

@@ -24,6 +24,7 @@ from cfbridge.api import operations
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT
 from cfbridge.api.server import PERMISSION, ApiServer, application
 from cfbridge.api.views import Alarm
+from cfbridge.drafts import Draft
 from cfbridge.inventory import Look
 from cfbridge.metrics import Metrics
 from cfbridge.settings import ApiConfig
@@ -37,6 +38,7 @@ from tests.cfbridge.api.world import SNAPSHOT, STATE, FakeFacade
 def facade() -> FakeFacade:
     made = FakeFacade()
     made.revisions.history = tuple(Revised(number, 1.8e9, "root", "", "1 to add") for number in (3, 2, 1))
+    made.drafts.drafts = {name: Draft(name, "root", 1.8e9, ()) for name in ("a", "b")}
     return made
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from cfbridge.api.views import Alarm
+from cfbridge.drafts import Draft, Drafts
 from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, HeldBack, Look, Org, Space
 from cfbridge.revisions import Revisions
 from cfbridge.snapshot import CellState, Held, Snapshot
-from cfbridge.store import Revised
+from cfbridge.store import Drafted, Revised
 from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable, parse_range
 from garden_plugin.wire import MappedPort, PortReport
@@ -158,6 +160,10 @@ class FakeStore:
     late: bool = False
     """What is written comes in, but nobody hears of it in time."""
 
+    async def draft(self, name: str, content: Drafted | None) -> None:
+        if self.away:
+            raise Unavailable(self.away)
+
     async def revise(self, revision: Revised) -> None:
         if self.away and not self.late:
             raise Unavailable(self.away)
@@ -199,6 +205,11 @@ class FakeFacade:
 
     def __post_init__(self) -> None:
         self.revisions = Revisions(self.store)  # type: ignore[arg-type]
+        self.drafts = Drafts(self.store, self.revisions)  # type: ignore[arg-type]
+
+    @property
+    def drafted(self) -> Mapping[str, Draft]:
+        return self.drafts.drafts
 
     @property
     def history(self) -> tuple[Revised, ...]:
