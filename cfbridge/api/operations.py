@@ -55,6 +55,8 @@ class Resource:
     rows: Callable[[Facade], Sequence[Any]]
     summary: str
     permission: Permission = "cfbridge.read"
+    made_of: tuple[str, ...] = ("snapshot", "ruleset")
+    """What the rows show of the facade: they are made anew when one of these is another."""
 
     @cached_property
     def filters(self) -> Mapping[str, Any]:
@@ -99,8 +101,8 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("rules", RuleRow, rulings.rules, "Every rule, in the order of evaluation"),
         Resource("vms", VmRow, rulings.vms, "Virtual machines next to the containers"),
         Resource("groups", GroupRow, rulings.groups, "Groups that rules name"),
-        Resource("drafts", DraftRow, rows.drafts, "Edits that nobody published yet"),
-        Resource("revisions", RevisionRow, rows.revisions, "What people published, the newest first"),
+        Resource("drafts", DraftRow, rows.drafts, "Edits that nobody published yet", made_of=("drafted",)),
+        Resource("revisions", RevisionRow, rows.revisions, "What people published", made_of=("history",)),
     )
 }
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import socket
-import ssl
-import stat
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +18,7 @@ from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
 from cfbridge import document
-from cfbridge.api import drafting, editing, explaining, openapi, operations, publishing, rows, tokens, views
+from cfbridge.api import drafting, editing, explaining, listening, openapi, operations, publishing, rows, tokens, views
 from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
@@ -74,20 +70,20 @@ async def serve(facade: Operated, config: ApiConfig, state_dir: str) -> ApiServe
     try:
         for listen in config.listen:
             local = listen.startswith("unix:")
-            tls = None if local else _tls(config)
+            tls = None if local else listening.tls(config)
             # Who comes by the socket is root, by its permissions; who comes by TCP has to show the token.
             app = application(facade, metrics, None if local else token)
             runner = web.AppRunner(app, access_log=None, max_line_size=LINE_LIMIT, max_field_size=LINE_LIMIT)
             await runner.setup()
             runners.append(runner)
-            listening = _unix(listen.removeprefix("unix:")) if local else _tcp(listen)
+            bound = listening.unix(listen.removeprefix("unix:")) if local else listening.tcp(listen)
             if local:
                 paths.append(listen.removeprefix("unix:"))
-            await web.SockSite(runner, listening, ssl_context=tls).start()
+            await web.SockSite(runner, bound, ssl_context=tls).start()
             if local:
                 addresses.append(listen)
             else:
-                host, port = listening.getsockname()[:2]
+                host, port = bound.getsockname()[:2]
                 addresses.append(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
     except BaseException:
         for runner in runners:
@@ -96,65 +92,6 @@ async def serve(facade: Operated, config: ApiConfig, state_dir: str) -> ApiServe
             Path(path).unlink(missing_ok=True)
         raise
     return ApiServer(tuple(addresses), token, metrics, tuple(runners), tuple(paths))
-
-
-def _tls(config: ApiConfig) -> ssl.SSLContext | None:
-    if not config.certificate:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(config.certificate, config.private_key or None)
-    except OSError as error:
-        where = f"{config.certificate} and {config.private_key}"
-        raise RefusedError(
-            Refused("API_CERTIFICATE", f"{where} can not be used: {error}", "api.certificate")
-        ) from error
-    return context
-
-
-def _unix(path: str) -> socket.socket:
-    """Nobody can connect between bind and chmod, because nobody listens yet."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        _clear(path)
-        listening.bind(path)
-        os.chmod(path, 0o600)
-        return listening
-    except OSError as error:
-        listening.close()
-        raise RefusedError(
-            Refused("API_LISTEN", f"{path} can not be listened on: {error.strerror}", "api.listen")
-        ) from error
-
-
-def _clear(path: str) -> None:
-    """Takes away what a dead bridge left; never what a living one uses, nor what is no socket."""
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise RefusedError(Refused("API_LISTEN", f"{path} is there and is no socket; name another path", "api.listen"))
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            Path(path).unlink(missing_ok=True)
-            return
-    raise RefusedError(Refused("API_LISTEN", f"{path} is in use: another bridge runs here", "api.listen"))
-
-
-def _tcp(listen: str) -> socket.socket:
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    try:
-        return socket.create_server(
-            (host, int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=128
-        )
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RefusedError(Refused("API_LISTEN", f"{listen} can not be listened on: {reason}", "api.listen")) from error
 
 
 def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Application:
@@ -238,8 +175,7 @@ class _Rows:
     def made(self, resource: Resource, seen: Seen) -> tuple[int, Sequence[Any], dict[str, Any]]:
         """In the thread."""
         made = self._made.get(resource.name)
-        same = ("snapshot", "ruleset", "history", "drafted")
-        if made is None or any(getattr(made[0], each) is not getattr(seen, each) for each in same):
+        if made is None or any(getattr(made[0], each) is not getattr(seen, each) for each in resource.made_of):
             listed = resource.rows(seen)
             made = self._made[resource.name] = (seen, listed, {row.id: row for row in listed})
         return made[0].snapshot.revision, made[1], made[2]
