@@ -21,6 +21,7 @@ import structlog
 
 from cfbridge import alarms, api, claims, intent, memory, policyfile, tenants
 from cfbridge.api.views import Alarm
+from cfbridge.audit import Audit
 from cfbridge.cells import Cells
 from cfbridge.compile import Compiled, Compiler
 from cfbridge.drafts import Draft, Drafts
@@ -69,6 +70,7 @@ class Bridge:
         self._holdings = holdings
         self._inventory = {f.name: FoundationState(f.name) for f in config.foundations}
         self.revisions = revisions or Revisions(store, by_file=config.intent_file)
+        self.audit = Audit(store)
         self.drafts = drafts or Drafts(store, self.revisions)
         self._file: Intents = policyfile.load(config.intent_file) if config.intent_file else {}
         self.revisions.published = self._republished
@@ -355,9 +357,16 @@ async def started(config: BridgeConfig) -> AsyncIterator[Bridge]:
         watches = bridge.watches.values()
         writing = Memory(store, lambda: [watch.state for watch in watches])
         stack.push_async_callback(writing.close)
+        stack.push_async_callback(bridge.audit.close)
         server = await api.serve(bridge, config.api, config.state_dir)
         stack.push_async_callback(server.close)
-        loops = [_until_done(holdings), bridge.reconciler.run(), writing.run(), *(watch.run() for watch in watches)]
+        loops = [
+            _until_done(holdings),
+            bridge.reconciler.run(),
+            writing.run(),
+            bridge.audit.run(),
+            *(watch.run() for watch in watches),
+        ]
         if config.intent_file:
             loops.append(bridge.watch_intent())
         async with asyncio.TaskGroup() as group:

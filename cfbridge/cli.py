@@ -42,6 +42,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "export": ("publishing:export", "Write the policy file of what is in force."),
     "draft": ("publishing:draft", "Edits that nobody published yet."),
     "revision": ("publishing:revision", "What was published, and back to it."),
+    "audit": ("auditing:audit", "What people told the bridge to do."),
     "config": ("checking:config", "Check a config file."),
     "version": ("others:version", "Say which version this is."),
 }

@@ -16,7 +16,7 @@ _REMOVED: TypeAdapter[Removed] = TypeAdapter(Removed)
 def planner(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
-        return publishing.planned(await publishing.done(facade.drafts.plan(request.match_info["id"])))
+        return publishing.planned(request, await publishing.done(facade.drafts.plan(request.match_info["id"])))
 
     return answer
 
@@ -27,7 +27,9 @@ def publisher(facade: Operated) -> Handler:
         base = publishing.base_of(request)
         body = await publishing.body_of(request, ReasonBody)
         name, author = request.match_info["id"], publishing.author(request)
-        return publishing.planned(await publishing.done(facade.drafts.publish(name, author, body.reason, base)))
+        return publishing.planned(
+            request, await publishing.done(facade.drafts.publish(name, author, body.reason, base))
+        )
 
     return answer
 

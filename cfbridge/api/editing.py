@@ -134,13 +134,15 @@ def _editor(facade: Operated, operation: Operation) -> Handler:
         body = None if operation.body is None else await publishing.body_of(request, operation.body)
         said = None if body is None else _said(body)
         edit = Edit(operation.verb, operation.kind, _name(facade, operation, request, said), said, query.scope)
+        if query.plan or query.draft:
+            request[publishing.UNPUBLISHED] = "plan" if query.plan else f"draft {query.draft}"
         if query.plan:
             plan = facade.revisions.plan_edits([edit])
         elif query.draft:
             plan = facade.drafts.edit(query.draft, edit, publishing.author(request))
         else:
             plan = facade.revisions.edit([edit], publishing.author(request), query.reason, base)
-        return publishing.planned(await publishing.done(plan))
+        return publishing.planned(request, await publishing.done(plan))
 
     return answer
 

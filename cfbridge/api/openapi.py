@@ -10,10 +10,11 @@ import orjson
 from pydantic import BaseModel, TypeAdapter
 
 from cfbridge.api import editing
+from cfbridge.api.auditing import AuditQuery
 from cfbridge.api.operations import RESOURCES, ROOT, ExplainQuery, Resource
 from cfbridge.api.problems import CONTENT_TYPE, Problem
 from cfbridge.api.publishing import IntentQuery, PlanBody, PublishBody, ReasonBody
-from cfbridge.api.resources import Decided, Explained, IntentText, Planned, Removed, Status
+from cfbridge.api.resources import AuditPage, Decided, Explained, IntentText, Planned, Removed, Status
 
 _REFS = "#/components/schemas/{model}"
 _WORDS = {
@@ -43,6 +44,7 @@ def document() -> bytes:
         ("Removed", "serialization", TypeAdapter(Removed)),
         ("Decided", "serialization", TypeAdapter(Decided)),
         ("Explained", "serialization", TypeAdapter(Explained)),
+        ("AuditPage", "serialization", TypeAdapter(AuditPage)),
         ("IntentText", "serialization", TypeAdapter(IntentText)),
         ("Planned", "serialization", TypeAdapter(Planned)),
     ]
@@ -63,6 +65,12 @@ def document() -> bytes:
     paths[f"{ROOT}/explain"] = {
         "get": _operation("explain", summary, _ref("Explained"), parameters, "304 400 401 403 404 422")
     }
+    asked = AuditQuery.model_json_schema()["properties"]
+    parameters = [_parameter(name, schema) for name, schema in asked.items()]
+    listed = _operation(
+        "list_audit", "What people did, the newest first", _ref("AuditPage"), parameters, "304 400 401 403 503"
+    )
+    paths[f"{ROOT}/audit"] = {"get": listed}
     paths |= _publishing()
     for edit in editing.OPERATIONS:
         paths.setdefault(f"{ROOT}{edit.path}", {})[edit.method.lower()] = _editing(edit)

@@ -39,6 +39,8 @@ from cfbridge.api.views import Facade
 ROOT = "/api/v1"
 DEFAULT_LIMIT = 100
 GREATEST_LIMIT = 500
+PERMISSION = "permission"
+"""Attribute of a handler that says which one it needs."""
 Permission = Literal["public", "cfbridge.read", "cfbridge.operate", "cfbridge.publish"]
 
 ROLE_PERMISSIONS: Mapping[str, frozenset[str]] = {

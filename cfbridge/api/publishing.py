@@ -93,7 +93,7 @@ def planner(facade: Operated) -> Handler:
     async def answer(request: web.Request) -> web.StreamResponse:
         operations.check_query(operations.NoQuery, list(request.query.items()))
         body = await body_of(request, PlanBody)
-        return planned(await done(facade.revisions.plan(body.content.encode()), "/body/content"))
+        return planned(request, await done(facade.revisions.plan(body.content.encode()), "/body/content"))
 
     return answer
 
@@ -104,7 +104,7 @@ def publisher(facade: Operated) -> Handler:
         base = base_of(request)
         body = await body_of(request, PublishBody)
         publishing = facade.revisions.publish(body.content.encode(), author(request), body.reason, base)
-        return planned(await done(publishing, "/body/content"))
+        return planned(request, await done(publishing, "/body/content"))
 
     return answer
 
@@ -125,7 +125,7 @@ def roller(facade: Operated) -> Handler:
         operations.check_query(operations.NoQuery, list(request.query.items()))
         number, base = _number(request), base_of(request)
         body = await body_of(request, ReasonBody)
-        return planned(await done(facade.revisions.roll_back(number, author(request), body.reason, base)))
+        return planned(request, await done(facade.revisions.roll_back(number, author(request), body.reason, base)))
 
     return answer
 
@@ -177,7 +177,14 @@ def _problem(refused: Refused, at: str) -> ProblemError:
     return ProblemError(status, refused.code, refused.message, faults)
 
 
-def planned(plan: Plan) -> web.Response:
+CHANGED = web.RequestKey("changed", Plan)
+"""What a request published, or would; for the audit log."""
+UNPUBLISHED = web.RequestKey("unpublished", str)
+"""`plan`, or `draft zones`: where that went instead."""
+
+
+def planned(request: web.Request, plan: Plan) -> web.Response:
+    request[CHANGED] = plan
     rows = tuple(ChangeRow(str(c.deed), c.kind, c.name, c.scope, c.details) for c in plan.changes)
     return _tagged(plan.revision, _PLANNED.dump_json(Planned(plan.revision, plan.summary, rows)))
 
@@ -185,6 +192,11 @@ def planned(plan: Plan) -> web.Response:
 def _tagged(revision: int, body: bytes) -> web.Response:
     headers = {"ETag": f'"revision-{revision}"', "Cache-Control": "no-cache"}
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def origin(request: web.Request) -> str:
+    """From where."""
+    return request.remote or "local"
 
 
 def author(request: web.Request) -> str:

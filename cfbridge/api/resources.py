@@ -286,6 +286,31 @@ class DraftRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditRow:
+    id: str
+    at: datetime
+    author: str
+    origin: str
+    """From where: `local`, or an address."""
+    action: str
+    """`PUT /intent`"""
+    target: str
+    status: int
+    """As HTTP has it: 200 where it was done."""
+    revision: int | None
+    """That was published."""
+    detail: str
+    """What changed, line by line."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    items: tuple[AuditRow, ...]
+    next: str | None
+    """Cursor for `after`; null on the last page."""
+
+
+@dataclass(frozen=True, slots=True)
 class IntentText:
     revision: int
     """0 before anything was published."""

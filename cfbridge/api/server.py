@@ -18,12 +18,25 @@ from aiohttp.typedefs import Middleware
 from pydantic import TypeAdapter
 
 from cfbridge import document
-from cfbridge.api import drafting, editing, explaining, listening, openapi, operations, publishing, rows, tokens, views
+from cfbridge.api import (
+    auditing,
+    drafting,
+    editing,
+    explaining,
+    listening,
+    openapi,
+    operations,
+    publishing,
+    rows,
+    tokens,
+    views,
+)
 from cfbridge.api.explaining import Explainer
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT, Permission, Resource
 from cfbridge.api.problems import Fault, ProblemError
 from cfbridge.api.resources import Decided, Explained, Removed, Status
 from cfbridge.api.views import Facade, Operated, Seen
+from cfbridge.audit import Audit
 from cfbridge.metrics import CONTENT_TYPE, Metrics
 from cfbridge.settings import ApiConfig
 from egress.values import Refused, RefusedError, Unavailable
@@ -39,7 +52,6 @@ _STATUS: TypeAdapter[Status] = TypeAdapter(Status)
 _REMOVED: TypeAdapter[Removed] = TypeAdapter(Removed)
 _DECIDED: TypeAdapter[Decided] = TypeAdapter(Decided)
 _EXPLAINED: TypeAdapter[Explained] = TypeAdapter(Explained)
-PERMISSION = "permission"
 LINE_LIMIT = 65_536
 """Bytes: room for the longest search and cursor in percent encoding; what is longer the HTTP parser refuses."""
 
@@ -96,7 +108,7 @@ async def serve(facade: Operated, config: ApiConfig, state_dir: str) -> ApiServe
 
 def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Application:
     """The API over `facade`. `token` None: whoever reaches it is the operator."""
-    app = web.Application(middlewares=[_guard(metrics, token)], client_max_size=document.SIZE_LIMIT)
+    app = web.Application(middlewares=[_guard(metrics, token, facade.audit)], client_max_size=document.SIZE_LIMIT)
     cache = _Rows(facade)
 
     def add(path: str, permission: Permission, answer: Answer, content_type: str = "application/json") -> None:
@@ -106,7 +118,7 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
         route(path, permission, handle)
 
     def route(path: str, permission: Permission, handle: Handler, method: str = "GET") -> None:
-        handle.__dict__[PERMISSION] = permission
+        handle.__dict__[operations.PERMISSION] = permission
         if method == "GET":
             app.router.add_get(path, handle)  # and HEAD
         else:
@@ -128,6 +140,7 @@ def application(facade: Operated, metrics: Metrics, token: str | None) -> web.Ap
         route(f"{ROOT}/{resource.name}", resource.permission, _lister(resource, cache))
         route(f"{ROOT}/{resource.name}/{{id}}", resource.permission, _shower(resource, cache))
     route(f"{ROOT}/explain", "cfbridge.read", _explainer(facade, cache))
+    route(f"{ROOT}/audit", "cfbridge.read", auditing.lister(facade))
     route(f"{ROOT}/intent", "cfbridge.read", publishing.shower(facade))
     route(f"{ROOT}/intent", "cfbridge.publish", publishing.publisher(facade), "PUT")
     route(f"{ROOT}/plan", "cfbridge.read", publishing.planner(facade), "POST")
@@ -262,7 +275,7 @@ def _tagged(request: web.Request, body: bytes, content_type: str = "application/
     return web.Response(body=body, headers={**headers, "Content-Type": content_type})
 
 
-def _guard(metrics: Metrics, token: str | None) -> Middleware:
+def _guard(metrics: Metrics, token: str | None, audit: Audit) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         began = time.perf_counter()
@@ -280,6 +293,7 @@ def _guard(metrics: Metrics, token: str | None) -> Middleware:
             log.exception("request failed", route=route)
             sentence = "The bridge failed on this request; its log says where."
             response = ProblemError(500, "INTERNAL", sentence).response()
+        auditing.record(audit, request, response.status)
         response.headers["X-Content-Type-Options"] = "nosniff"
         metrics.requests.labels(route, str(response.status)).inc()
         metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
@@ -290,7 +304,7 @@ def _guard(metrics: Metrics, token: str | None) -> Middleware:
 
 def _admit(request: web.Request, token: str | None) -> None:
     """Unknown paths need the token too: who may not come in learns nothing of the rooms."""
-    needed = getattr(request.match_info.handler, PERMISSION, "cfbridge.read")
+    needed = getattr(request.match_info.handler, operations.PERMISSION, "cfbridge.read")
     role = "operator" if token is None or _shows(request, token) else "nobody"
     if needed in ROLE_PERMISSIONS[role]:
         return

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from cfbridge.audit import Audit
 from cfbridge.drafts import Draft, Drafts
 from cfbridge.inventory import HeldBack
 from cfbridge.revisions import Revisions
@@ -63,6 +64,11 @@ class Operated(Facade, Protocol):
     @property
     def revisions(self) -> Revisions:
         """Who publishes another intent."""
+        ...
+
+    @property
+    def audit(self) -> Audit:
+        """Who keeps what people did."""
         ...
 
     @property

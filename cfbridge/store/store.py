@@ -24,12 +24,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from cfbridge.store import tables
+from cfbridge.store.nouns import Audited, Confirmed, Drafted, Revised
 from egress.ledger import Changes, Holding
 from egress.model import Lease, OrgNetwork, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-NEWEST = "0004"
+NEWEST = "0005"
 """The migration that this code speaks; a store that has it needs no alembic at start, which takes long to import."""
 ANSWER_SECONDS = 10.0
 """Well within the 25 s that an `up` waits."""
@@ -43,44 +44,6 @@ class Deposed(Unavailable):
 class Stored:
     holding: Holding = field(default_factory=Holding)
     rule_ids: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Confirmed:
-    """One kind of a foundation's, as its last complete look confirmed it."""
-
-    foundation: str
-    kind: str
-    format: int
-    """How `content` is written: the writer's and reader's to know."""
-    at: float
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Revised:
-    """The whole intent, as people published it."""
-
-    number: int
-    """From 1, without a gap."""
-    at: float
-    author: str
-    reason: str
-    summary: str
-    """What it changed, in few words."""
-    content: bytes = b""
-    """Compressed; left out of lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drafted:
-    """Edits that are collected under a name."""
-
-    name: str
-    author: str
-    """Of the last one."""
-    at: float
-    content: bytes
 
 
 class Store:
@@ -202,6 +165,21 @@ class Store:
             await connection.execute(sa.delete(tables.drafts).where(tables.drafts.c.name == name))
             if content is not None:
                 await connection.execute(sa.insert(tables.drafts).values(**asdict(content)))
+
+    async def append(self, entries: Sequence[Audited]) -> None:
+        """To the audit log, in their order."""
+        async with self._transaction("writing the audit log") as connection:
+            await self._check_epoch(connection)
+            rows = [{key: value for key, value in asdict(entry).items() if key != "id"} for entry in entries]
+            await connection.execute(sa.insert(tables.audit), rows)
+
+    async def audited(self, before: int | None, limit: int) -> tuple[Audited, ...]:
+        """Newest first, older than `before`."""
+        table = tables.audit
+        listed = sa.select(table).order_by(table.c.id.desc()).limit(limit)
+        async with self._transaction("reading the audit log") as connection:
+            rows = await connection.execute(listed if before is None else listed.where(table.c.id < before))
+            return tuple(Audited(**row) for row in rows.mappings())
 
     async def revision(self, number: int | None = None) -> Revised | None:
         """That one, or the newest."""

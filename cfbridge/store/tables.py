@@ -85,6 +85,21 @@ drafts = sa.Table(
     sa.Column("content", sa.LargeBinary, nullable=False),
 )
 
+# Who did what; only ever appended.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer),
+    sa.Column("detail", sa.Text, nullable=False),
+)
+
 leader = sa.Table(
     "leader",
     metadata,

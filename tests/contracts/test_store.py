@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from cfbridge.store import Confirmed, Deposed, Drafted, Revised, Store, Stored, tables
+from cfbridge.store import Audited, Confirmed, Deposed, Drafted, Revised, Store, Stored, tables
 from cfbridge.store import store as store_
 from egress.ledger import Changes, Holding
 from egress.model import Lease, OrgNetwork, SnatAddress
@@ -129,7 +129,7 @@ async def test_a_store_of_the_first_cfbridge_is_taken_over(open_store: OpenStore
     await store.lead()
     await store.commit(Changes(leases=((None, LEASE),)))
     async with store._engine.begin() as connection:
-        for table in ("confirmed", "revisions", "drafts"):
+        for table in ("confirmed", "revisions", "drafts", "audit"):
             await connection.execute(sa.text(f"DROP TABLE {table}"))
         await connection.execute(sa.text("UPDATE alembic_version SET version_num = '0001'"))
     after = await open_store()
@@ -309,3 +309,16 @@ async def test_drafts_are_there_for_the_next_bridge_until_they_go(store: Store, 
     await after.lead()
     await after.draft("a", None)
     assert await after.drafts() == (second,)
+
+
+async def test_the_audit_log_grows_and_is_read_page_by_page(store: Store, open_store: OpenStore) -> None:
+    entries = [Audited(float(n), "ro☃t", "local", "PUT /intent", "", 200, n, "a\nb") for n in range(1, 6)]
+    await store.append(entries[:2])
+    await store.append(entries[2:])
+    await store.close()
+    after = await open_store()
+    newest = await after.audited(None, 2)
+    assert [replace(each, id=0) for each in newest] == [entries[4], entries[3]]
+    older = await after.audited(newest[-1].id, 10)
+    assert [replace(each, id=0) for each in older] == entries[2::-1]
+    assert len({each.id for each in (*newest, *older)}) == 5

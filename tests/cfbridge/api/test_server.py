@@ -22,7 +22,7 @@ from yarl import URL
 from cfbridge import api
 from cfbridge.api import operations
 from cfbridge.api.operations import RESOURCES, ROLE_PERMISSIONS, ROOT
-from cfbridge.api.server import PERMISSION, ApiServer, application
+from cfbridge.api.server import ApiServer, application
 from cfbridge.api.views import Alarm
 from cfbridge.drafts import Draft
 from cfbridge.inventory import Look
@@ -353,7 +353,7 @@ async def test_every_route_declares_a_permission_that_some_role_has(facade: Fake
     routes = list(application(facade, Metrics(facade), "token").router.routes())
     assert len(routes) > len(RESOURCES)
     for route in routes:
-        assert getattr(route.handler, PERMISSION) in known, route
+        assert getattr(route.handler, operations.PERMISSION) in known, route
 
 
 async def test_a_role_without_the_permission_is_refused(

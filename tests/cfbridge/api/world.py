@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cfbridge.api.views import Alarm
+from cfbridge.audit import Audit
 from cfbridge.drafts import Draft, Drafts
 from cfbridge.intent import Intent, Vm
 from cfbridge.inventory import App, FoundationState, HeldBack, Look, Org, Space
 from cfbridge.revisions import Revisions
 from cfbridge.snapshot import CellState, Held, Snapshot
-from cfbridge.store import Drafted, Revised
+from cfbridge.store import Audited, Drafted, Revised
 from egress.model import Lease, NetworkMode, OrgNetwork, OrgWish, Pool, PoolKind, SnatAddress
 from egress.values import QualifiedId, Refused, RefusedError, Unavailable, parse_range
 from garden_plugin.wire import MappedPort, PortReport
@@ -156,9 +157,20 @@ class FakeStore:
     """Of a store, what keeps revisions."""
 
     kept: list[Revised] = field(default_factory=list)
+    audit: list[Audited] = field(default_factory=list)
     away: str = ""
     late: bool = False
     """What is written comes in, but nobody hears of it in time."""
+
+    async def append(self, entries: Sequence[Audited]) -> None:
+        if self.away:
+            raise Unavailable(self.away)
+        self.audit += (replace(each, id=len(self.audit) + at) for at, each in enumerate(entries, 1))
+
+    async def audited(self, before: int | None, limit: int) -> tuple[Audited, ...]:
+        if self.away:
+            raise Unavailable(self.away)
+        return tuple(each for each in reversed(self.audit) if before is None or each.id < before)[:limit]
 
     async def draft(self, name: str, content: Drafted | None) -> None:
         if self.away:
@@ -205,6 +217,7 @@ class FakeFacade:
 
     def __post_init__(self) -> None:
         self.revisions = Revisions(self.store)  # type: ignore[arg-type]
+        self.audit = Audit(self.store)  # type: ignore[arg-type]
         self.drafts = Drafts(self.store, self.revisions)  # type: ignore[arg-type]
 
     @property
