@@ -33,6 +33,7 @@ _WORDS: Mapping[str, tuple[str, str]] = {
     "asg": ("reading:asg", "Security groups that cf made (read-only)."),
     "workload": ("reading:workload", "Containers and virtual machines."),
     "rule": ("editing:rule", "Every rule, in the order of evaluation."),
+    "review": ("reading:review", "Rules that somebody should look at."),
     "vm": ("editing:vm", "Virtual machines next to the containers."),
     "group": ("editing:group", "Groups that rules name."),
     "tag": ("editing:tag", "Our own tags of orgs, spaces, apps and machines."),

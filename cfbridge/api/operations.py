@@ -16,7 +16,7 @@ from typing import Any, Literal, get_type_hints
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 
-from cfbridge.api import rows, rulings
+from cfbridge.api import reviewing, rows, rulings
 from cfbridge.api.problems import Fault, ProblemError
 from cfbridge.api.resources import (
     AsgRow,
@@ -29,6 +29,7 @@ from cfbridge.api.resources import (
     OrgRow,
     PolicyRow,
     PoolRow,
+    ReviewRow,
     RevisionRow,
     RuleRow,
     VmRow,
@@ -101,6 +102,7 @@ RESOURCES: Mapping[str, Resource] = {
         Resource("policies", PolicyRow, rulings.policies, "cf network policies"),
         Resource("asgs", AsgRow, rulings.asgs, "cf security groups"),
         Resource("rules", RuleRow, rulings.rules, "Every rule, in the order of evaluation"),
+        Resource("review", ReviewRow, reviewing.findings, "Rules that somebody should look at"),
         Resource("vms", VmRow, rulings.vms, "Virtual machines next to the containers"),
         Resource("groups", GroupRow, rulings.groups, "Groups that rules name"),
         Resource("drafts", DraftRow, rows.drafts, "Edits that nobody published yet", made_of=("drafted",)),

@@ -236,6 +236,21 @@ class RuleRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewRow:
+    """A rule that somebody should look at."""
+
+    id: str
+    finding: str
+    """`shadowed`, `redundant`, `empty` or `wide`."""
+    rule: str
+    """`R42`"""
+    name: str
+    tier: str
+    section: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class VmRow:
     id: str
     name: str

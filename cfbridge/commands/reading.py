@@ -293,3 +293,23 @@ group = _listing(
     {"name": "name", "members": "members", "criteria": "criteria", "changed by": "trust"},
     {},
 )
+
+
+@click.command()
+@ask.options
+@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+def review(bridge: Bridge, as_json: bool) -> None:
+    """Show rules that somebody should look at: never reached, not needed, about nobody, or far too wide.
+
+    \b
+    Example:
+      cfbridge review
+    """
+    rows = list(bridge.rows("review", {}))
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo("Nothing stands out.")
+    else:
+        columns = ("rule", "tier", "section", "name", "finding", "sentence")
+        click.echo(table([*columns[:-1], "why"], [[row[column] for column in columns] for row in rows]))
