@@ -10,6 +10,7 @@ from pathlib import Path
 from bench import figures
 
 BENCHMARKS = (
+    "compile_change",
     "kernel_change",
     "connect_overhead",
     "container_up",
