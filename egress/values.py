@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 Packed = bytes
@@ -56,6 +57,7 @@ def unqualify(qualified: str) -> tuple[str, str]:
     return foundation, guid
 
 
+@lru_cache(1 << 17)
 def pack(address: str) -> Packed:
     """Raises ValueError, in ipaddress's words, for anything but one plain address (no zone, no prefix length)."""
     if "%" in address:
@@ -63,6 +65,7 @@ def pack(address: str) -> Packed:
     return ipaddress.ip_address(address).packed
 
 
+@lru_cache(1 << 17)
 def text(packed: Packed) -> str:
     """The canonical text of a packed address."""
     return str(ipaddress.ip_address(packed))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 from egress.values import (
     Packed,
@@ -41,6 +42,8 @@ from policy_sync.model import (
 from policy_sync.part import Part, short
 from policy_sync.ruleset import IDENTITY_BIT, AddressSet, CompiledRule, RuleLabel, Ruleset
 
+T = TypeVar("T")
+
 
 class Compiled(NamedTuple):
     """The ruleset, and what could not be compiled, each object alone: the others are in force."""
@@ -54,6 +57,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._parts: dict[str, tuple[tuple[object, ...], Part]] = {}
+        self._joined: dict[str, tuple[tuple[object, ...], Any]] = {}
         self._membership: tuple[tuple[object, ...], Membership] | None = None
         self.book = policies.Book()
 
@@ -64,6 +68,14 @@ class Memo:
         part = make()
         self._parts[name] = (inputs, part)
         return part
+
+    def joined(self, name: str, parts: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What several parts make together: the same object while they are."""
+        before = self._joined.get(name)
+        if before is None or any(was is not now for was, now in zip(before[0], parts, strict=True)):
+            before = self._joined[name] = (parts, make())
+        made: T = before[1]
+        return made
 
     def membership(self, world: World) -> Membership:
         inputs = (world.workloads, world.groups, world.container_pools, world.cell_addresses)
@@ -112,15 +124,17 @@ def compile_ruleset(
     outward = (*places, world.asgs, world.asgs_known)
     profiles = memo.part("profiles", outward, ids, lambda: _profiles(world, membership, ids))
     ruleset = Ruleset(
-        sets={**tiers.sets, **profiles.sets},
-        tiers={int(tier): tuple(tiers.tiers.get(tier, ())) for tier in Tier},
+        sets=memo.joined("sets", (tiers, profiles), lambda: {**tiers.sets, **profiles.sets}),
+        tiers=memo.joined("tiers", (tiers,), lambda: {int(tier): tuple(tiers.tiers.get(tier, ())) for tier in Tier}),
         identities=who.identities,
         policies=matches.policies,
         profiles=profiles.profiles,
         egress=profiles.egress,
         container_pools=world.container_pools,
         cell_addresses=world.cell_addresses,
-        labels={**matches.labels, **profiles.labels, **tiers.labels},
+        labels=memo.joined(
+            "labels", (matches, profiles, tiers), lambda: {**matches.labels, **profiles.labels, **tiers.labels}
+        ),
     )
     parts = (tiers, who, matches, profiles)
     return Compiled(ruleset, (*membership.quarantined, *(each for part in parts for each in part.quarantined)))
@@ -194,10 +208,15 @@ def _pairs(rule: Rule, membership: Membership, sets: dict[str, AddressSet]) -> I
 def _side(selectors: tuple[Selector, ...], ranges: Ranges, sets: dict[str, AddressSet]) -> str | None:
     if any(selector.kind is SelectorKind.ANY and not selector.negated for selector in selectors):
         return None
-    name = f"g_{_hash(selectors)}"
+    name = _set_name(selectors)
     if name not in sets:
         sets[name] = _address_set(ranges)
     return name
+
+
+@lru_cache(1 << 16)
+def _set_name(selectors: tuple[Selector, ...]) -> str:
+    return f"g_{_hash(selectors)}"
 
 
 def _hash(said: object) -> str:

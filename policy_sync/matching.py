@@ -39,7 +39,8 @@ class Matching:
     def ranges(self, criteria: Criteria) -> Ranges:
         """Every address that the expression names."""
         theirs = ((each, each) for at in self.workloads(criteria) for each in self._places[at][1])
-        return merge((*theirs, *subtract(self._nobodys(criteria), self._known)))
+        nobodys = self._nobodys(criteria)
+        return merge((*theirs, *subtract(nobodys, self._known))) if nobodys else merge(theirs)
 
     def workloads(self, criteria: Criteria) -> Positions:
         """Positions of the workloads that satisfy it."""

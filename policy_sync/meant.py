@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from egress import values
-from egress.values import Packed
+from egress.values import Packed, pack
 from policy_sync.criteria import All, Attribute, Comparison, Criteria, Either, Not, Within
 from policy_sync.model import Kind, Lifecycle, Selector, SelectorKind, Workload, World
 
 _REMEMBERED = 1 << 16
 """Each packet asks about each rule, and what is asked is read from the same few texts."""
-pack = lru_cache(_REMEMBERED)(values.pack)
 parse_range = lru_cache(_REMEMBERED)(values.parse_range)
 
 

@@ -6,8 +6,7 @@ so does a group that contains itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 
 from egress.values import (
     Packed,
@@ -29,13 +28,30 @@ Ranges = tuple[PackedRange, ...]
 EVERYTHING: Ranges = ((bytes(4), b"\xff" * 4), (bytes(16), b"\xff" * 16))
 
 
-@lru_cache(maxsize=1 << 16)
 def packed(address: str) -> Packed | None:
     """None for what is no address."""
     try:
         return pack(address)
     except ValueError:
         return None
+
+
+def _kind(workload: Workload) -> str:
+    """As a selector of kind names it; empty for what none does."""
+    if workload.kind is Kind.VM:
+        return "vm"
+    if workload.kind is not Kind.CONTAINER or workload.lifecycle is Lifecycle.NONE:
+        return ""
+    return "staging" if workload.lifecycle is Lifecycle.STAGING else "running"
+
+
+_NAMES: Mapping[SelectorKind, Callable[[Workload], str | None]] = {
+    SelectorKind.WORKLOAD: lambda workload: workload.id,
+    SelectorKind.ORG: lambda workload: workload.org,
+    SelectorKind.SPACE: lambda workload: workload.space,
+    SelectorKind.APP: lambda workload: workload.app,
+    SelectorKind.KIND: _kind,
+}
 
 
 class Membership:
@@ -53,7 +69,7 @@ class Membership:
         self.cell = merge((each, each) for each in map(pack, cell_addresses))
         self.protected: Ranges
         self.places: list[tuple[Workload, tuple[Packed, ...]]] = []
-        self._index: dict[tuple[SelectorKind, str], list[PackedRange]] = {}
+        self._indexes: dict[SelectorKind, dict[str, list[PackedRange]]] = {}
         self._resolved: dict[tuple[Selector, ...], Ranges] = {}
         self._by_group: dict[str, Ranges] = {}
         self._matching: Matching | None = None
@@ -68,9 +84,8 @@ class Membership:
             self.places.append((workload, addresses))
             if workload.protected:
                 protected.extend((each, each) for each in addresses)
-            self._enter(workload, [(each, each) for each in addresses])
         self.protected = merge(protected)
-        self.vms = merge(self._index.get((SelectorKind.KIND, "vm"), ()))
+        self.vms = merge(self._indexed(SelectorKind.KIND, "vm"))
         self.containers = subtract(self.pools, self.vms)
         self._groups: dict[str, Group] = {}
         for group in groups:
@@ -84,22 +99,15 @@ class Membership:
         for name in inner_first:
             self._of_group(name)
 
-    def _enter(self, workload: Workload, ranges: list[PackedRange]) -> None:
-        names: list[tuple[SelectorKind, str]] = [(SelectorKind.WORKLOAD, workload.id)]
-        if workload.org:
-            names.append((SelectorKind.ORG, workload.org))
-        if workload.space:
-            names.append((SelectorKind.SPACE, workload.space))
-        if workload.app:
-            names.append((SelectorKind.APP, workload.app))
-        if workload.kind is Kind.VM:
-            names.append((SelectorKind.KIND, "vm"))
-        elif workload.kind is Kind.CONTAINER and workload.lifecycle is Lifecycle.STAGING:
-            names.append((SelectorKind.KIND, "staging"))
-        elif workload.kind is Kind.CONTAINER and workload.lifecycle is not Lifecycle.NONE:
-            names.append((SelectorKind.KIND, "running"))
-        for name in names:
-            self._index.setdefault(name, []).extend(ranges)
+    def _indexed(self, kind: SelectorKind, value: str) -> list[PackedRange]:
+        """Addresses of workloads by what they are or are in. What nobody asks for is never indexed."""
+        index = self._indexes.get(kind)
+        if index is None:
+            index = self._indexes[kind] = {}
+            for workload, addresses in self.places:
+                if name := _NAMES[kind](workload):
+                    index.setdefault(name, []).extend((each, each) for each in addresses)
+        return index.get(value, [])
 
     def ranges(self, selectors: tuple[Selector, ...]) -> Ranges:
         """Every address that at least one of the selectors names."""
@@ -141,7 +149,7 @@ class Membership:
                 return self.cell
             case SelectorKind.KIND if selector.value not in ("vm", "running", "staging"):
                 return self._unknown(selector, "is no kind; container, vm and cell are")
-        return merge(self._index.get((selector.kind, selector.value), ()))
+        return merge(self._indexed(selector.kind, selector.value))
 
     def _of_group(self, name: str) -> Ranges:
         found = self._by_group.get(name)
@@ -157,7 +165,8 @@ class Membership:
             return listed
         if self._matching is None:
             self._matching = Matching([(who.attributes, where) for who, where in self.places], self._of_group)
-        return merge((*listed, *self._matching.ranges(group.criteria)))
+        matching = self._matching.ranges(group.criteria)
+        return merge((*listed, *matching)) if listed else matching
 
     def _unknown(self, selector: Selector, why: str) -> Ranges:
         if selector not in self._reported:

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from egress.values import Packed, unqualify
+from egress.values import Packed, pack, unqualify
 from policy_sync import meant, translate
-from policy_sync.meant import pack
 from policy_sync.model import (
     PROTOCOL_NUMBER,
     Action,

@@ -47,6 +47,8 @@ class Firewall:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[tuple[Any, ...], Any]] = {}
         self._followed: dict[str, tuple[Any, Any, Elements]] = {}
+        self._sets: dict[str, tuple[AddressSet, tuple[Item, ...]]] = {}
+        self._lines: dict[tuple[Any, ...], tuple[Line, ...]] = {}
 
     def _once(self, part: str, make: Callable[..., T], *inputs: Any) -> T:
         kept = self._kept.get(part)
@@ -79,9 +81,36 @@ class Firewall:
             self._once(f"set {name}", lambda e, n=name: SetItem(n, SETS[n], e), elements)
             for name, elements in sets.items()
         ]
-        items += self._once("addresses", _address_sets, ruleset.sets, used)
-        items += self._once("chains", _chains, *rules, ruleset.sets)
+        names = self._once("names", kernel_names, ruleset.sets)
+        items += self._once("addresses", self._address_sets, ruleset.sets, names, used)
+        items += self._once("chains", self._chains, *rules, names)
         return {item.key: item for item in items}
+
+    def _address_sets(
+        self, sets: Mapping[str, AddressSet], names: KernelNames, used: frozenset[str]
+    ) -> tuple[Item, ...]:
+        """One that holds what it held is the same item."""
+        before, self._sets = self._sets, {}
+        for name in sorted(used):
+            kept = before.get(name)
+            same = kept is not None and kept[0] == sets[name]
+            self._sets[name] = kept if kept and same else (sets[name], _address_set(sets[name], names[name]))
+        return tuple(item for _, items in self._sets.values() for item in items)
+
+    def _chains(self, tiers: Tiers, profiles: Profiles, names: KernelNames) -> tuple[Item, ...]:
+        """A rule that is written as it was is not written again: its members may come and go."""
+        before, self._lines = self._lines, {}
+
+        def written(rule: CompiledRule) -> tuple[Line, ...]:
+            made_of = rule, names.get(rule.sources or ""), names.get(rule.destinations or "")
+            found = self._lines[made_of] = before.get(made_of) or tuple(lines(rule, names))
+            return found
+
+        chains = {f"tier{tier}": tiers.get(tier, ()) for tier in range(TIERS)}
+        chains |= {profile_chain(profile): rules for profile, rules in profiles.items()}
+        return tuple(
+            ChainItem(name, tuple(line for rule in rules for line in written(rule))) for name, rules in chains.items()
+        )
 
     def _follow(self, part: str, source: Mapping[K, V], encode: Callable[[K, V], _Element | None]) -> Elements:
         """What `encode` makes of every entry; of an earlier source only what was touched since is encoded anew. Two
@@ -274,9 +303,17 @@ Tiers = Mapping[int, tuple[CompiledRule, ...]]
 Profiles = Mapping[str, tuple[CompiledRule, ...]]
 
 
+KernelNames = Mapping[str, tuple[str, str]]
+"""By name of an address set, what its IPv4 and its IPv6 addresses are called in the kernel; empty where it has none."""
+
+
+def kernel_names(sets: Mapping[str, AddressSet]) -> KernelNames:
+    return {name: (_kernel_set(name, known.v4, 4), _kernel_set(name, known.v6, 6)) for name, known in sets.items()}
+
+
 def _kernel_set(name: str, ranges: tuple[PackedRange, ...], n: int) -> str:
     """Plain addresses are looked up by hash, at a third of an interval's cost."""
-    return f"{name}_{'h' if _single(ranges) else 'i'}{n}"
+    return f"{name}_{'h' if _single(ranges) else 'i'}{n}" if ranges else ""
 
 
 def _single(ranges: tuple[PackedRange, ...]) -> bool:
@@ -288,29 +325,19 @@ def _used(tiers: Tiers, profiles: Profiles) -> frozenset[str]:
     return frozenset(name for rule in rules for name in (rule.sources, rule.destinations) if name is not None)
 
 
-def _address_sets(sets: Mapping[str, AddressSet], used: frozenset[str]) -> list[Item]:
-    items: list[Item] = []
-    for name in sorted(used):
-        for n, ranges in ((4, sets[name].v4), (6, sets[name].v6)):
-            if ranges:
-                single = _single(ranges)
-                shape = (_HASHED if single else _INTERVALS)[n]
-                keys = (first if single else interval((first, last)) for first, last in ranges)
-                items.append(SetItem(_kernel_set(name, ranges, n), shape, dict.fromkeys(keys)))
-    return items
+def _address_set(known: AddressSet, names: tuple[str, str]) -> tuple[Item, ...]:
+    items = []
+    for n, ranges, name in ((4, known.v4, names[0]), (6, known.v6, names[1])):
+        if ranges:
+            single = _single(ranges)
+            keys = (first if single else interval((first, last)) for first, last in ranges)
+            items.append(SetItem(name, (_HASHED if single else _INTERVALS)[n], dict.fromkeys(keys)))
+    return tuple(items)
 
 
-def _chains(tiers: Tiers, profiles: Profiles, sets: Mapping[str, AddressSet]) -> list[Item]:
-    chains = {f"tier{tier}": tiers.get(tier, ()) for tier in range(TIERS)}
-    chains |= {profile_chain(profile): rules for profile, rules in profiles.items()}
-    return [
-        ChainItem(name, tuple(line for rule in rules for line in lines(rule, sets))) for name, rules in chains.items()
-    ]
-
-
-def lines(rule: CompiledRule, sets: Mapping[str, AddressSet]) -> Iterator[Line]:
+def lines(rule: CompiledRule, names: KernelNames) -> Iterator[Line]:
     """A rule, per family in which both its ends have addresses, and per service."""
-    ends = [None if name is None else sets[name] for name in (rule.sources, rule.destinations)]
+    ends = [None if name is None else names[name] for name in (rule.sources, rule.destinations)]
     for wanted in rule.services:
         only = {Protocol.ICMP: 4, Protocol.ICMPV6: 6}.get(wanted.protocol)
         bound = rule.mapped_only or only or any(end is not None for end in ends)
@@ -319,14 +346,9 @@ def lines(rule: CompiledRule, sets: Mapping[str, AddressSet]) -> Iterator[Line]:
                 continue
             if rule.mapped_only and wanted.protocol not in (Protocol.TCP, Protocol.ALL):
                 continue
-            sides: list[str | None] = []
-            for end, name in zip(ends, (rule.sources, rule.destinations), strict=True):
-                ranges = () if end is None else end.v4 if family == 4 else end.v6
-                if end is not None and not ranges:
-                    break
-                sides.append(None if name is None else _kernel_set(name, ranges, family))
-            else:
-                yield _line(rule, wanted, family, sides[0], sides[1])
+            sides = [None if end is None else end[family == 6] for end in ends]
+            if "" not in sides:
+                yield _line(rule, wanted, family, *sides)
 
 
 def _line(rule: CompiledRule, wanted: Service, family: int, sources: str | None, destinations: str | None) -> Line:

@@ -12,7 +12,7 @@ from egress.values import QualifiedId, pack, parse_range
 from garden_plugin.cell.nft_sets import interval, mark, protocol, service, spell
 from garden_plugin.dataplane.base import LogicalNetwork
 from garden_plugin.dataplane.cell import LocalPort, LocalState
-from garden_plugin.dataplane.linux.firewall import Firewall, lines
+from garden_plugin.dataplane.linux.firewall import Firewall, kernel_names, lines
 from garden_plugin.dataplane.linux.items import ChainItem, SetItem
 from garden_plugin.dataplane.linux.skeleton import SETS
 from garden_plugin.wire import MappedPort, merge, span
@@ -66,7 +66,7 @@ def elements(
 )
 def test_a_rule_is_written_once_for_each_family_that_both_its_ends_have(rule: CompiledRule, written: list[str]) -> None:
     sets = {"one": ONE, "wide": WIDE}
-    assert [str(line) for line in lines(rule, sets)] == [f'{text} comment "r17"' for text in written]
+    assert [str(line) for line in lines(rule, kernel_names(sets))] == [f'{text} comment "r17"' for text in written]
 
 
 def test_ports_that_overlap_are_written_as_one_range() -> None:
