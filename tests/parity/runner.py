@@ -64,7 +64,7 @@ def made(seed: int, number: int, packets: int) -> Play:
     rng = random.Random(f"{seed}:{number}")
     world = worlds.random_world(rng)
     sent = _sendable(world, worlds.random_packets(rng, world, packets))
-    if number % 3:
+    if number % 2:
         return Play(world, sent)
     changed = changes.random_change(rng, world, sent)
     return Play(world, sent, changed, _sendable(changed, worlds.random_packets(rng, changed, packets // 2)))
