@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from cfbridge import api, cli
+from cfbridge import cli
 from cfbridge.api.server import ApiServer
 from cfbridge.client import AdminClient
-from cfbridge.settings import ApiConfig
 from egress.values import RefusedError
 from tests.cfbridge.api.serving import Running
 from tests.cfbridge.api.world import FakeFacade
-
-
-@pytest.fixture
-def facade() -> FakeFacade:
-    return FakeFacade()
-
-
-@pytest.fixture
-async def server(facade: FakeFacade, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock", "127.0.0.1:0")), str(tmp_path / "state"))
-    yield running
-    await running.close()
-
-
-@pytest.fixture
-async def client(server: ApiServer) -> AsyncIterator[AdminClient]:
-    async with AdminClient.local(server.addresses[0].removeprefix("unix:"), attempts=1) as local:
-        yield local
 
 
 async def page(server: ApiServer, facade: FakeFacade, query: str = "") -> Any:

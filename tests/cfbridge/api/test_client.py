@@ -10,26 +10,12 @@ import pytest
 import stamina
 from aiohttp import web
 
-from cfbridge import api
 from cfbridge.api import rows
 from cfbridge.api.operations import RESOURCES
 from cfbridge.api.server import ApiServer
 from cfbridge.client import AdminClient
-from cfbridge.settings import ApiConfig
 from egress.values import RefusedError, Unavailable
 from tests.cfbridge.api.world import SNAPSHOT, FakeFacade
-
-
-@pytest.fixture
-def facade() -> FakeFacade:
-    return FakeFacade()
-
-
-@pytest.fixture
-async def server(facade: FakeFacade, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock", "127.0.0.1:0")), str(tmp_path / "state"))
-    yield running
-    await running.close()
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from cfbridge import api
 from cfbridge.api.server import ApiServer
 from cfbridge.client import AdminClient
-from cfbridge.settings import ApiConfig
 from egress.values import RefusedError
 from tests.cfbridge.api.world import LABELS, FakeFacade
 
@@ -31,19 +27,6 @@ async def facade() -> FakeFacade:
     held = replace(made.snapshot.held, rule_ids={label.key: number for number, label in LABELS.items()})
     made.snapshot = replace(made.snapshot, held=held)
     return made
-
-
-@pytest.fixture
-async def server(facade: FakeFacade, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock", "127.0.0.1:0")), str(tmp_path / "state"))
-    yield running
-    await running.close()
-
-
-@pytest.fixture
-async def client(server: ApiServer) -> AsyncIterator[AdminClient]:
-    async with AdminClient.local(server.addresses[0].removeprefix("unix:"), attempts=1) as local:
-        yield local
 
 
 async def test_each_thing_is_edited_as_a_revision_of_its_own(client: AdminClient, facade: FakeFacade) -> None:

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
-from cfbridge import api
 from cfbridge.api.server import ApiServer
 from cfbridge.client import AdminClient
-from cfbridge.settings import ApiConfig
 from egress.values import RefusedError, Unavailable
 from tests.cfbridge.api.world import FakeFacade
 
 POLICY = "groups:\n  web: ['org:acme']\n"
-
-
-@pytest.fixture
-def facade() -> FakeFacade:
-    return FakeFacade()
-
-
-@pytest.fixture
-async def server(facade: FakeFacade, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock", "127.0.0.1:0")), str(tmp_path / "state"))
-    yield running
-    await running.close()
-
-
-@pytest.fixture
-async def client(server: ApiServer) -> AsyncIterator[AdminClient]:
-    async with AdminClient.local(server.addresses[0].removeprefix("unix:"), attempts=1) as local:
-        yield local
-
-
-@pytest.fixture
-async def asked(server: ApiServer) -> AsyncIterator[aiohttp.ClientSession]:
-    headers = {"Authorization": f"Bearer {server.token}"}
-    async with aiohttp.ClientSession(server.addresses[1], headers=headers) as session:
-        yield session
 
 
 async def refused(asked: aiohttp.ClientSession, path: str, body: Any, **headers: str) -> tuple[int, str, str]:

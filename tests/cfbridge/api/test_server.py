@@ -8,7 +8,6 @@ import socket
 import ssl
 import stat
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,20 +39,6 @@ def facade() -> FakeFacade:
     made.revisions.history = tuple(Revised(number, 1.8e9, "root", "", "1 to add") for number in (3, 2, 1))
     made.drafts.drafts = {name: Draft(name, "root", 1.8e9, ()) for name in ("a", "b")}
     return made
-
-
-@pytest.fixture
-async def server(facade: FakeFacade, tmp_path: Path) -> AsyncIterator[ApiServer]:
-    running = await api.serve(facade, ApiConfig((f"unix:{tmp_path}/api.sock", "127.0.0.1:0")), str(tmp_path / "state"))
-    yield running
-    await running.close()
-
-
-@pytest.fixture
-async def asked(server: ApiServer) -> AsyncIterator[aiohttp.ClientSession]:
-    headers = {"Authorization": f"Bearer {server.token}"}
-    async with aiohttp.ClientSession(server.addresses[1], headers=headers) as session:
-        yield session
 
 
 async def get(session: aiohttp.ClientSession, path: str, status: int = 200, **headers: str) -> Any:
